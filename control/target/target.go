@@ -1,0 +1,72 @@
+package target
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Disk is one disk of the machine to bring up: a recovery point, read-only.
+// ReadAt may be called from many goroutines.
+type Disk interface {
+	io.ReaderAt
+	Name() string
+	Size() int64 // bytes
+	// Extents calls yield for every run of bytes that may hold data, ascending; what
+	// lies between reads as zeros.
+	Extents(yield func(off, length int64) bool)
+	// Digest is what the point promises, see vault.Digest.
+	Digest() [32]byte
+}
+
+// Machine is what to bring up.
+type Machine struct {
+	Name     string
+	CPUs     int
+	Memory   int64  // bytes
+	Firmware string // "bios" or "uefi"
+	Disks    []Disk // boot order
+}
+
+// Probe is how to tell that the machine lives. All that are set must succeed.
+type Probe struct {
+	Serial  string        // regular expression a serial line must match
+	Port    int           // TCP port of the guest that must accept
+	HTTP    string        // path that must answer 2xx on Port
+	Timeout time.Duration // for all of it
+}
+
+// Result is what was seen of a machine that was brought up.
+type Result struct {
+	Alive      bool
+	Evidence   []string      // what answered, one line each
+	FirstLine  time.Duration // from start to the first serial line
+	Boot       time.Duration // from start to the probe's success
+	BytesRead  int64         // that the guest read from its disks
+	Screen     string        // file with a picture of the screen, "" if none
+	SerialLog  string        // file with what the machine said
+	PortOnHost int           // where Probe.Port can be reached, 0 if not
+}
+
+// Progress is told how far long work is. It must be quick.
+type Progress func(what string, done, total int64)
+
+// Running is a machine that was brought up.
+type Running interface {
+	// Probe waits for proof of life and takes a picture of the screen.
+	Probe(ctx context.Context, p Probe) (*Result, error)
+	// Stop asks the machine to power off, and ends it if it does not in time.
+	Stop(ctx context.Context) error
+	// Wait blocks until the machine has ended.
+	Wait(ctx context.Context) error
+}
+
+// Target brings machines up somewhere.
+type Target interface {
+	Name() string
+	// Validate says, before anything is done, why m cannot come up here.
+	Validate(ctx context.Context, m *Machine) error
+	// Start brings m up. dir is an empty directory for everything the run leaves:
+	// removing it, after Stop, removes every trace.
+	Start(ctx context.Context, m *Machine, dir string) (Running, error)
+}

@@ -1,0 +1,109 @@
+package streams
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Config sizes the streams.
+type Config struct {
+	Replicas     int   // copies of each stream: 1 on the appliance, 3 on a cluster
+	ChangesBytes int64 // bytes CHANGES may hold before agents are slowed down
+}
+
+// Default is what the appliance uses.
+func Default() Config { return Config{Replicas: 1, ChangesBytes: 8 << 30} }
+
+// Validate names the field that cannot work.
+func (c Config) Validate() error {
+	if c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5 {
+		return fmt.Errorf("streams.replicas is %d: use 1, 3 or 5", c.Replicas)
+	}
+	if c.ChangesBytes < 64<<20 {
+		return fmt.Errorf("streams.changes_bytes is %d: use at least 64 MiB", c.ChangesBytes)
+	}
+	return nil
+}
+
+// MaxMessage is the largest message of CHANGES in bytes. The server's
+// max_payload default of 1 MiB is enough.
+const MaxMessage = 1 << 20
+
+// DedupWindow is how long JetStream remembers a Nats-Msg-Id. The chain makes a
+// repeat harmless beyond it.
+const DedupWindow = 2 * time.Minute
+
+// Streams lists the stream configurations for c.
+func (c Config) Streams() []jetstream.StreamConfig {
+	small := func(name, subject, about string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Subjects: []string{subject}, Description: about,
+			Storage: jetstream.FileStorage, Replicas: c.Replicas,
+			Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
+			Duplicates: DedupWindow, AllowDirect: true,
+		}
+	}
+	markers := small(Markers, root+".markers.>", "consistency markers of every group")
+	markers.MaxAge = 30 * 24 * time.Hour
+	receipts := small(Receipts, root+".receipts.>", "what the vault holds of every disk")
+	receipts.MaxMsgsPerSubject = 1024
+	events := small(Events, root+".events.>", "what happened, for operators")
+	events.MaxAge, events.MaxBytes = 90*24*time.Hour, 256<<20
+	return []jetstream.StreamConfig{{
+		Name: Changes, Subjects: []string{root + ".changes.>"},
+		Description: "change blocks of every disk until the vault holds them",
+		Storage:     jetstream.FileStorage, Replicas: c.Replicas,
+		// A work queue that refuses new messages when full: overload slows the
+		// agent down, it never loses a change.
+		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew,
+		MaxBytes: c.ChangesBytes, MaxMsgSize: MaxMessage, Duplicates: DedupWindow,
+		AllowDirect: true,
+		RePublish:   &jetstream.RePublish{Source: root + ".changes.>", Destination: TapPrefix + ">", HeadersOnly: true},
+	}, markers, receipts, events}
+}
+
+// PartitionConsumer is the durable pull consumer of partition p of CHANGES.
+// Messages are acknowledged one by one, after the vault holds them.
+func PartitionConsumer(p int) jetstream.ConsumerConfig {
+	name := fmt.Sprintf("process-%02d", p)
+	return jetstream.ConsumerConfig{
+		Durable: name, Name: name, FilterSubject: PartitionSubject(p),
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute,
+		MaxAckPending: 4096, MaxWaiting: 64,
+	}
+}
+
+// Ensure creates or updates every stream and partition consumer. It is safe to
+// call it from several processes at once.
+func Ensure(ctx context.Context, js jetstream.JetStream, c Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	for _, s := range c.Streams() {
+		if _, err := js.CreateOrUpdateStream(ctx, s); err != nil {
+			return fmt.Errorf("create stream %s: %w", s.Name, err)
+		}
+	}
+	for p := range Partitions {
+		if _, err := js.CreateOrUpdateConsumer(ctx, Changes, PartitionConsumer(p)); err != nil {
+			return fmt.Errorf("create consumer of partition %d: %w", p, err)
+		}
+	}
+	_, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: Leases, Description: "which agent instance protects a disk",
+		TTL: LeaseTTL, Storage: jetstream.FileStorage, Replicas: c.Replicas,
+	})
+	if err != nil {
+		return fmt.Errorf("create bucket %s: %w", Leases, err)
+	}
+	return nil
+}
+
+// LeaseTTL is how long an agent's hold on a disk outlives its last renewal.
+const LeaseTTL = 15 * time.Second
+
+// LeaseKey is the key of a disk in the Leases bucket.
+func LeaseKey(machine, disk string) string { return machine + "." + disk }

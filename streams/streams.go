@@ -1,0 +1,97 @@
+package streams
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strconv"
+	"strings"
+)
+
+// Partitions is the number of partitions that disks are spread over. It is part
+// of the public contract: changing it moves disks between subjects.
+const Partitions = 64
+
+// Stream names.
+const (
+	Changes  = "CHANGES"  // every disk's chain of changes, a work queue
+	Markers  = "MARKERS"  // consistency markers, one subject a group
+	Receipts = "RECEIPTS" // what the vault holds, one subject a disk
+	Events   = "EVENTS"   // what an operator wants to read afterwards
+)
+
+// Leases is the key-value bucket that says which agent instance protects a disk.
+const Leases = "LEEWARD_LEASES"
+
+const root = "leeward"
+
+// Partition maps a disk to its partition: FNV-1a (32 bit) of "machine/disk",
+// modulo Partitions. The result is in [0, Partitions).
+func Partition(machine, disk string) int {
+	h := fnv.New32a()
+	h.Write([]byte(machine + "/" + disk))
+	return int(h.Sum32() % Partitions)
+}
+
+// ChangesSubject is where the agent publishes a disk's changes.
+func ChangesSubject(machine, disk string) string { return byDisk("changes", machine, disk) }
+
+// PartitionSubject matches the changes of every disk of one partition.
+func PartitionSubject(p int) string { return fmt.Sprintf("%s.changes.%02d.>", root, p) }
+
+// SumsSubject is where the process server that owns a disk answers requests for
+// the block sums of what the vault holds (see wire.SumsRequest).
+func SumsSubject(machine, disk string) string { return byDisk("sums", machine, disk) }
+
+// SumsPartition matches the sums requests of every disk of one partition.
+func SumsPartition(p int) string { return fmt.Sprintf("%s.sums.%02d.>", root, p) }
+
+// MarkersSubject is the shared subject of a group of machines.
+func MarkersSubject(group string) string { return root + ".markers." + group }
+
+// ReceiptsSubject is where the process server says what the vault holds of a disk.
+func ReceiptsSubject(machine, disk string) string {
+	return root + ".receipts." + machine + "." + disk
+}
+
+// EventsSubject carries one kind of event of one machine.
+func EventsSubject(machine, kind string) string { return root + ".events." + machine + "." + kind }
+
+// TapPrefix is where headers-only copies of CHANGES appear for taps.
+const TapPrefix = root + ".tap.changes."
+
+func byDisk(family, machine, disk string) string {
+	return fmt.Sprintf("%s.%s.%02d.%s.%s", root, family, Partition(machine, disk), machine, disk)
+}
+
+// ParseChanges takes a changes subject apart. It refuses a partition that does
+// not belong to the disk, so that a disk cannot appear in two partitions.
+func ParseChanges(subject string) (machine, disk string, err error) {
+	t := strings.Split(subject, ".")
+	if len(t) != 5 || t[0] != root || t[1] != "changes" {
+		return "", "", fmt.Errorf("subject %q is not %s.changes.<partition>.<machine>.<disk>", subject, root)
+	}
+	p, err := strconv.Atoi(t[2])
+	if err != nil || p != Partition(t[3], t[4]) {
+		return "", "", fmt.Errorf("subject %q names partition %s, disk %s/%s belongs to %02d", subject, t[2], t[3], t[4], Partition(t[3], t[4]))
+	}
+	return t[3], t[4], nil
+}
+
+// MaxName is the longest name of a machine, disk or group in bytes.
+const MaxName = 64
+
+// ValidName reports why a machine, disk or group name cannot be a subject token
+// and a path element: 1 to MaxName letters, digits, '-' or '_', not starting
+// with '-' or '_'.
+func ValidName(kind, name string) error {
+	if name == "" || len(name) > MaxName {
+		return fmt.Errorf("%s name %q has %d characters, want 1 to %d", kind, name, len(name), MaxName)
+	}
+	for i, r := range name {
+		ok := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || i > 0 && (r == '-' || r == '_')
+		if !ok {
+			return fmt.Errorf("%s name %q has %q at position %d: use letters, digits, '-' and '_', starting with a letter or digit", kind, name, r, i+1)
+		}
+	}
+	return nil
+}
