@@ -1,0 +1,40 @@
+# Leeward. `make help` lists the targets. On a fresh Debian machine with Go, as
+# root: `make demo` shows the whole thing, `make test` tests it. What is longer
+# than a line or two is a script in deploy/ci.
+GO      ?= go
+VERSION ?=
+FUZZTIME ?= 20s
+RACE    ?= ./streams/... ./producers/... ./agent/... ./consumers/... ./control/... ./embed/...
+export PATH := $(PATH):/usr/sbin:/sbin
+# Stamp the commit where git can be asked; in a tarball, give VERSION=v1.2.3.
+VCS     := $(shell git status >/dev/null 2>&1 && echo auto || echo false)
+BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '$(if $(VERSION),-X main.Version=$(VERSION)) $(LDFLAGS)'
+export GO FUZZTIME VERSION
+.PHONY: help build demo test race fuzz bench lint package clean
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+build: ## bin/leeward and bin/leeward-agent, static
+	$(BUILD) -o bin/leeward .
+	$(BUILD) -o bin/leeward-agent ./agent/leeward-agent
+demo: ## replicate a database under load, lose it, bring it up again (DISK=/path.img: your own image)
+	deploy/ci/need.sh demo
+	@$(MAKE) --no-print-directory build
+	DISK='$(DISK)' deploy/demo/demo.sh
+test: ## everything CI runs; as root nothing is skipped
+	deploy/ci/need.sh test
+	$(GO) vet ./...
+	$(GO) test -vet=off -timeout=15m ./...
+race: ## the concurrent packages under the race detector (RACE=./agent/...)
+	deploy/ci/need.sh test race
+	CGO_ENABLED=1 $(GO) test -race -vet=off -timeout=30m $(RACE)
+fuzz: ## every fuzz target for FUZZTIME each
+	deploy/ci/fuzz.sh
+bench: build ## ratios against restic on the same image (ARGS=...)
+	deploy/ci/need.sh bench
+	$(GO) run ./bench $(ARGS)
+lint: ## gofmt, vet, staticcheck; shellcheck and systemd-analyze if installed
+	deploy/ci/lint.sh
+package: ## static stripped binaries for amd64 and arm64 in dist/, with checksums (deb and rpm: not yet)
+	deploy/ci/package.sh
+clean: ## remove what was built
+	rm -rf bin dist

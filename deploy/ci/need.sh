@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a group of targets needs and that are missing.
+#
+#	need.sh GROUP...     GROUP: test, race, demo, bench
+#
+# It looks for commands and files, not at dpkg, so that it is done in milliseconds
+# when everything is there, whoever put it there. Not being root, or without
+# apt-get, it says what to install and what will not work; it fails only where
+# nothing works without (demo, bench, race).
+set -euo pipefail
+export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+
+# group ; package ; what shows that it is there: a command, a path or a function ; what does not work without it
+table='
+test,demo,bench ; e2fsprogs            ; mkfs.ext4                              ; disks with ext4
+test,demo,bench ; util-linux           ; losetup                                ; loop devices
+test,bench      ; xfsprogs             ; mkfs.xfs                               ; disks with xfs
+test,bench      ; btrfs-progs          ; mkfs.btrfs                             ; disks with btrfs
+test,demo       ; fdisk                ; sfdisk                                 ; bootable disks
+test,demo       ; mtools               ; mcopy                                  ; bootable disks
+test,demo       ; dosfstools           ; mkfs.fat                               ; bootable disks
+test,demo       ; grub-common          ; grub-mkimage                           ; bootable disks
+test,demo       ; grub-pc-bin          ; /usr/lib/grub/i386-pc/boot.img         ; booting with a BIOS
+test,demo       ; grub-efi-amd64-bin   ; /usr/lib/grub/x86_64-efi/moddep.lst    ; booting with UEFI
+test,demo       ; busybox-static       ; static_busybox                         ; bootable disks
+test,demo       ; cpio                 ; cpio                                   ; bootable disks
+test,demo       ; kmod                 ; depmod                                 ; bootable disks
+test,demo       ; lz4                  ; lz4                                    ; bootable disks
+test,demo       ; binutils             ; objcopy                                ; bootable disks
+test,demo       ; qemu-system-x86      ; qemu-system-x86_64                     ; failover to QEMU
+test,demo,bench ; qemu-utils           ; qemu-img                               ; comparing disk images
+test,demo       ; ovmf                 ; /usr/share/OVMF/OVMF_CODE_4M.fd        ; booting with UEFI
+test,demo       ; libnbd-bin           ; nbdinfo                                ; checking the NBD server with another client
+race            ; gcc                  ; cc                                     ; the race detector
+race            ; libc6-dev            ; /usr/include/stdlib.h                  ; the race detector
+demo,bench      ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
+demo,bench      ; postgresql-contrib   ; /usr/lib/postgresql/*/bin/pgbench      ; the load on the database
+bench           ; fio                  ; fio                                    ; the load on the disk
+bench           ; restic               ; restic                                 ; the comparison
+'
+
+static_busybox() { command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
+
+present() { # present COMMAND|PATH|FUNCTION; a path may hold a '*'
+	case $1 in
+	/*) compgen -G "$1" >/dev/null ;;
+	*_*) if declare -F "$1" >/dev/null; then "$1"; else command -v "$1" >/dev/null; fi ;;
+	*) command -v "$1" >/dev/null ;;
+	esac
+}
+
+missing=() why=()
+look() { # look GROUP: what of the table is missing for it
+	local groups package sign without
+	while IFS=';' read -r groups package sign without; do
+		groups=${groups// /} package=${package// /} sign=${sign// /} without=${without# }
+		[ -n "$groups" ] || continue
+		case ",$groups," in *",$1,"*) ;; *) continue ;; esac
+		present "$sign" && continue
+		case " ${missing[*]-} " in *" $package "*) continue ;; esac
+		missing+=("$package") why+=("  $package: $without")
+	done <<<"$table"
+}
+
+[ $# -gt 0 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+needed=0
+for group in "$@"; do
+	case $group in
+	test) ;;
+	race | demo | bench) needed=1 ;;
+	*) echo "need.sh: no group \"$group\": use test, race, demo or bench" >&2; exit 2 ;;
+	esac
+	look "$group"
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+	{
+		echo "need.sh: cannot install packages here (needs root and apt-get). Without these some things will not work:"
+		printf '%s\n' "${why[@]}"
+		echo "Install them with: apt-get install --no-install-recommends ${missing[*]}"
+	} >&2
+	exit "$needed"
+fi
+
+# Debian starts a database cluster of its own when PostgreSQL is installed. We make
+# ours in temporary folders; on a machine that has none yet, leave it so.
+case " ${missing[*]} " in *" postgresql "*)
+	conf=/etc/postgresql-common/createcluster.conf
+	if [ ! -e "$conf" ] && [ ! -e /usr/share/postgresql-common ]; then
+		mkdir -p "${conf%/*}"
+		echo 'create_main_cluster = false' >"$conf"
+		echo "need.sh: wrote $conf, so that installing PostgreSQL starts no server" >&2
+	fi
+	;;
+esac
+
+export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
+apt() { apt-get -qq -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 "$@"; }
+install_missing() { apt install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; }
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+echo "need.sh: installing ${missing[*]}" >&2
+if ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || ! install_missing; then
+	# No package lists yet, or lists so old that they name what is gone.
+	apt update >"$log" 2>&1 && install_missing || { cat "$log" >&2; echo "need.sh: installing failed, see above" >&2; exit 1; }
+fi
+missing=() why=()
+for group in "$@"; do look "$group"; done
+if [ ${#missing[@]} -gt 0 ]; then
+	echo "need.sh: installed, yet not found:" >&2
+	printf '%s\n' "${why[@]}" >&2
+	exit 1
+fi
