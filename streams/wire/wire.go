@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 )
@@ -18,6 +19,7 @@ const (
 	MaxExtents = 4096     // extents of one Block
 	MaxText    = 1024     // bytes of any text element
 	MaxMembers = 4096     // disks in one Marker
+	MaxNICs    = 256      // network cards of one Member
 	MaxSums    = 16 << 10 // sums in one SumsReply (256 KiB)
 )
 
@@ -41,7 +43,7 @@ type Sum [16]byte
 // SumOf returns the sum of one block of BlockSize bytes. Callers that know a block
 // to be zero use the zero Sum and need not call it.
 func SumOf(block []byte) Sum {
-	if isZero(block) {
+	if IsZero(block) {
 		return Sum{}
 	}
 	h := sha256.Sum256(block)
@@ -61,7 +63,7 @@ const (
 // Change is one link of a disk's chain. Exactly one of Open, Block and Cut is
 // set, as Kind says.
 type Change struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Version uint8
 	Kind    Kind
@@ -78,18 +80,18 @@ type Change struct {
 
 // Open starts an epoch: it says what the disk is and who protects it.
 type Open struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
-	Size      uint64 // bytes of the disk
-	Capture   string // driver: "trace" or "scan"
-	Guarantee string // what the driver promises, one sentence for people
-	Host      string // host name of the machine
-	Instance  string // random id of the agent process
-	Path      string // device or file on that machine
-	Identity  string // serial, WWN or file identity; empty if the device has none
-	Reason    string // why a new epoch: "first", "restart", "resend", "lost", …
-	MinEpoch  uint64 // the base must be at or behind this position: what the agent
-	MinNumber uint64 // knows the vault to hold (0, 0 if it knows nothing)
+	Size      uint64 `json:"size"`       // bytes of the disk
+	Capture   string `json:"capture"`    // driver: "trace" or "scan"
+	Guarantee string `json:"guarantee"`  // what the driver promises, one sentence for people
+	Host      string `json:"host"`       // host name of the machine
+	Instance  string `json:"instance"`   // random id of the agent process
+	Path      string `json:"path"`       // device or file on that machine
+	Identity  string `json:"identity"`   // serial, WWN or file identity; empty if the device has none
+	Reason    string `json:"reason"`     // why a new epoch: "first", "restart", "resend", "lost", …
+	MinEpoch  uint64 `json:"min_epoch"`  // the base must be at or behind this position: what the agent
+	MinNumber uint64 `json:"min_number"` // knows the vault to hold (0, 0 if it knows nothing)
 }
 
 // Codec tells how a Block's Data is packed.
@@ -113,7 +115,7 @@ const (
 
 // Extent is a run of blocks.
 type Extent struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Start uint64 // first block
 	Count uint32 // blocks, at least 1
@@ -124,7 +126,7 @@ type Extent struct {
 // Data holds the data extents one after the other; unpacked it has Raw bytes,
 // BlockSize for each data block.
 type Block struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Codec   Codec
 	Raw     uint32
@@ -146,7 +148,7 @@ func (b *Block) DataBlocks() int {
 
 // Cut says that the links before it are the disk at one instant.
 type Cut struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Point       string // id of the recovery point it belongs to
 	Group       string
@@ -166,7 +168,7 @@ const (
 
 // Marker tells control that every disk of a group was cut.
 type Marker struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Version     uint8
 	ID          string // id of the recovery point
@@ -179,41 +181,41 @@ type Marker struct {
 
 // Member is one machine of a Marker.
 type Member struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
-	Machine string
-	Facts   Facts
-	Disks   []DiskCut // in the machine's boot order
+	Machine string    `json:"machine"`
+	Facts   Facts     `json:"facts"`
+	Disks   []DiskCut `json:"disks"` // in the machine's boot order
 }
 
 // Facts is what is needed to build a machine like the protected one.
 type Facts struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
-	Host     string
-	CPUs     uint32
-	Memory   uint64 // bytes
-	Firmware string // "bios" or "uefi"
-	OS       string // PRETTY_NAME of os-release
-	Kernel   string
-	NICs     []string // "name mac"
+	Host     string   `json:"host"`
+	CPUs     uint32   `json:"cpus"`
+	Memory   uint64   `json:"memory"`   // bytes
+	Firmware string   `json:"firmware"` // "bios" or "uefi"
+	OS       string   `json:"os"`       // PRETTY_NAME of os-release
+	Kernel   string   `json:"kernel"`
+	NICs     []string `json:"nics"` // "name mac"
 }
 
 // DiskCut is where a disk's chain stood at the cut.
 type DiskCut struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
-	Disk   string
-	Epoch  uint64
-	Number uint64 // number of the Cut link
-	Size   uint64 // bytes
-	Frozen bool   // the contents could not change during the cut
-	Note   string // what is not guaranteed, empty if nothing
+	Disk   string `json:"disk"`
+	Epoch  uint64 `json:"epoch"`
+	Number uint64 `json:"number"` // number of the Cut link
+	Size   uint64 `json:"size"`   // bytes
+	Frozen bool   `json:"frozen"` // the contents could not change during the cut
+	Note   string `json:"note"`   // what is not guaranteed, empty if nothing
 }
 
 // Receipt says how far the vault holds a disk's chain.
 type Receipt struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Version    uint8
 	Machine    string
@@ -242,7 +244,7 @@ const (
 
 // Event is something an operator may want to read afterwards.
 type Event struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Version  uint8
 	Time     int64 // Unix nanoseconds
@@ -256,7 +258,7 @@ type Event struct {
 
 // SumsRequest asks for the sums of what the vault holds of a disk.
 type SumsRequest struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Version uint8
 	Epoch   uint64 // the epoch whose head is meant
@@ -267,7 +269,7 @@ type SumsRequest struct {
 // SumsReply answers it. Error is set when the sums cannot be had; then the agent
 // treats every block as different.
 type SumsReply struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
 
 	Version uint8
 	Epoch   uint64
@@ -276,17 +278,15 @@ type SumsReply struct {
 	Error   string
 }
 
-func isZero(b []byte) bool {
-	for len(b) >= 8 {
-		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
+// IsZero reports whether b holds nothing but zeros.
+func IsZero(b []byte) bool {
+	for len(b) > len(zeros) {
+		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
 			return false
 		}
-		b = b[8:]
+		b = b[len(zeros):]
 	}
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
+	return bytes.Equal(b, zeros[:len(b)])
 }
+
+var zeros [BlockSize]byte
