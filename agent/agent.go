@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/leeward-dr/leeward/agent/disk"
+	"github.com/leeward-dr/leeward/agent/quiesce"
+	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/bus"
+	"github.com/leeward-dr/leeward/streams/wire"
+)
+
+// Agent protects the disks of one machine.
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	bus      *bus.Bus
+	replicas []*replica
+	freezer  *quiesce.Freezer
+	instance string
+	host     string
+	facts    wire.Facts
+	closers  []func()
+	lost     chan *bus.Lease // a lease that somebody else took
+	told     map[string]bool // what the operator was told once
+}
+
+// New opens the disks, takes their leases and begins to follow them. Close gives
+// everything back.
+func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agent, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, len(cfg.Disks))}
+	a.host = a.facts.Host
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	for _, d := range cfg.Disks {
+		if err := a.protect(ctx, d); err != nil {
+			return nil, err
+		}
+	}
+	if a.freezer, err = a.newFreezer(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// onClose registers f; Close runs the functions in reverse order.
+func (a *Agent) onClose(f func()) { a.closers = append(a.closers, f) }
+
+// protect opens one disk, locks it, leases it and begins to follow it.
+func (a *Agent) protect(ctx context.Context, d DiskConfig) error {
+	dev, err := disk.Open(d.Path)
+	if err != nil {
+		return err
+	}
+	a.onClose(func() { dev.Close() })
+	lock, err := disk.Lock(a.cfg.StateDir, dev)
+	if err != nil {
+		return err
+	}
+	a.onClose(func() { lock.Unlock() })
+	lease, err := bus.AcquireLease(ctx, a.bus.JS, a.cfg.Machine, d.Name, bus.ThisProcess(a.instance), bus.LeaseOptions{TakeOver: a.cfg.TakeOver, Log: a.log})
+	if err != nil {
+		return err
+	}
+	a.onClose(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		if err := lease.Release(ctx); err != nil {
+			a.log.Debug("release lease", "disk", d.Name, "error", err)
+		}
+	})
+	src, err := a.source(ctx, dev, d.Name)
+	if err != nil {
+		return err
+	}
+	a.onClose(func() { src.Close() })
+	r := &replica{
+		cfg: a.cfg, name: d.Name, dev: dev, reader: disk.NewReader(dev, disk.ReadOptions{}), src: src, bus: a.bus, log: a.log,
+		instance: a.instance, host: a.host, events: a.event, why: "start",
+		news: make(chan struct{}),
+	}
+	sub, err := a.bus.Conn.Subscribe(streams.ReceiptsSubject(a.cfg.Machine, d.Name), r.hear)
+	if err != nil {
+		return fmt.Errorf("listen for receipts of disk %s: %w", d.Name, err)
+	}
+	a.onClose(func() { _ = sub.Unsubscribe() })
+	stop := make(chan struct{})
+	a.onClose(func() { close(stop) })
+	go func() {
+		select {
+		case <-lease.Lost():
+			a.lost <- lease
+		case <-stop:
+		}
+	}()
+	a.replicas = append(a.replicas, r)
+	a.log.Info("following", "disk", d.Name, "path", d.Path, "bytes", dev.Size(), "driver", src.Name(), "guarantee", src.Guarantee())
+	return nil
+}
+
+// Close stops everything and gives the disks back.
+func (a *Agent) Close() {
+	for _, r := range a.replicas {
+		if r.pub != nil {
+			r.pub.Close()
+		}
+	}
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		a.closers[i]()
+	}
+	a.closers, a.replicas = nil, nil
+}
+
+// Run replicates until ctx ends or the disks are taken by somebody else.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case l := <-a.lost:
+			h := l.LostTo()
+			cancel(fmt.Errorf("%w: instance %s on host %s took the disk over", ErrFenced, h.Instance, h.Host))
+		case <-ctx.Done():
+		}
+	}()
+	next, failed := time.Now(), 0
+	for ctx.Err() == nil {
+		if err := each(ctx, a.replicas, func(ctx context.Context, r *replica) error { return r.sync(ctx) }); err != nil {
+			if errors.Is(err, ErrFenced) {
+				a.event("fenced", wire.Critical, "", err.Error(), "if this agent should protect the disk again, stop the other one and restart this with --take-over")
+			}
+			if ctx.Err() != nil {
+				break
+			}
+			return err
+		}
+		if !wait(ctx, time.Until(next)) {
+			break
+		}
+		next = time.Now().Add(a.cfg.Interval)
+		err := a.point(ctx)
+		switch {
+		case err == nil:
+			failed = 0
+		case ctx.Err() != nil:
+		case errors.Is(err, errAgain):
+			next = time.Now()
+		default:
+			failed++
+			a.aborted(err, failed)
+			// Back off: a machine that cannot be frozen in time should not be tried at
+			// every tick; but never wait longer than a minute.
+			next = time.Now().Add(min(a.cfg.Interval*time.Duration(1<<min(failed-1, 4)), time.Minute))
+		}
+	}
+	if c := context.Cause(ctx); errors.Is(c, ErrFenced) {
+		return c
+	}
+	return nil
+}
+
+func (a *Agent) aborted(err error, failed int) {
+	a.log.Warn("no recovery point", "error", err, "in_a_row", failed)
+	sev := wire.Warning
+	if failed >= 5 {
+		sev = wire.Critical
+	}
+	a.event("point-aborted", sev, "", fmt.Sprintf("no recovery point (%d in a row): %v", failed, err), remedy(err))
+}
+
+func remedy(err error) string {
+	switch {
+	case errors.Is(err, errMuch), errors.Is(err, quiesce.ErrTooSlow):
+		return "raise --freeze-limit or --freeze-bytes, or lower the load; replication itself goes on"
+	case errors.Is(err, errBusy):
+		return "this disk has no filesystem that can be frozen, or the scan driver is too slow for it: use the trace driver or stop the writers for a moment"
+	}
+	return ""
+}
+
+// wait sleeps for d and reports whether ctx is still alive.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(max(d, 0))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// event publishes an event; it is best effort, the log has it too.
+func (a *Agent) event(kind string, s wire.Severity, disk, what, try string) {
+	b, err := wire.Encode(&wire.Event{Time: time.Now().UnixNano(), Machine: a.cfg.Machine, Disk: disk, Kind: kind, Severity: s, What: clip(what), Try: clip(try)})
+	if err != nil {
+		a.log.Error("event not encoded", "kind", kind, "error", err)
+		return
+	}
+	if _, err := a.bus.JS.PublishAsync(streams.EventsSubject(a.cfg.Machine, kind), b); err != nil {
+		a.log.Warn("event not published", "kind", kind, "error", err)
+	}
+}
+
+func clip(s string) string {
+	if len(s) > wire.MaxText {
+		return strings.ToValidUTF8(s[:wire.MaxText-3], "") + "…"[:3]
+	}
+	return s
+}

@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leeward-dr/leeward/agent/capture"
+	"github.com/leeward-dr/leeward/agent/capture/scan"
+	"github.com/leeward-dr/leeward/streams/wire"
+)
+
+// sync brings the copy in the vault up to the disk as far as that can be done while
+// it is written to: a new epoch if one is needed, then a comparison if one is
+// needed. It returns when the epoch stands and nothing is left to compare.
+func (r *replica) sync(ctx context.Context) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := r.trySync(ctx)
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrFenced) {
+			return err
+		}
+		if !errors.Is(err, errAgain) {
+			// The bus or the disk failed: say so and go on trying. Nothing is forgotten.
+			r.log.Warn("replication interrupted, trying again", "disk", r.name, "error", err)
+			r.tell("waiting", 0, 0, err.Error())
+			if r.why == "" {
+				r.why = "interrupted"
+			}
+			if r.pub != nil {
+				r.pub.Close()
+				r.pub = nil
+			}
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (r *replica) trySync(ctx context.Context) error {
+	if err := r.state(); err != nil || r.full != "" && r.compared {
+		if err != nil && !errors.Is(err, errAgain) {
+			return err
+		}
+		// A comparison must see everything sent before in the vault, so it starts an
+		// epoch of its own: the process server bases that on all that came before.
+		if r.why == "" {
+			r.why = r.full
+		}
+		if err := r.open(ctx); err != nil {
+			return err
+		}
+		r.compared = false
+	}
+	if r.full == "" {
+		return nil
+	}
+	r.compared = true
+	return r.compare(ctx)
+}
+
+// compare reads the whole disk once and sends what differs from the epoch's base.
+func (r *replica) compare(ctx context.Context) error {
+	total := r.dev.Blocks()
+	fetch, phase := r.sums, "compare"
+	if rc, _ := r.last(); rc != nil && rc.BaseEpoch == 0 {
+		// Nothing was ever sent of this disk: the vault holds zeros.
+		fetch, phase = func(_ context.Context, _ uint64, count int) ([]wire.Sum, error) { return make([]wire.Sum, count), nil }, "first copy"
+	}
+	began, before, b := time.Now(), r.sentBytes(), r.pub.Builder()
+	send := func(start uint64, data []byte, sums []wire.Sum) error {
+		if err := r.seed(start, sums); err != nil {
+			return err
+		}
+		return b.Add(ctx, start, data, sums)
+	}
+	_, err := scan.Compare(ctx, watched{r, phase}, scan.Options{}, r.seeded(fetch), send)
+	if err != nil {
+		return err
+	}
+	if err := b.Flush(ctx); err != nil {
+		return err
+	}
+	if _, err := r.pub.Flush(ctx); err != nil {
+		return err
+	}
+	sent := r.sentBytes() - before
+	r.tell(phase, int64(r.dev.Size()), int64(r.dev.Size()), "")
+	r.log.Info("disk compared with the vault", "disk", r.name, "reason", r.full, "bytes", total*wire.BlockSize, "sent", sent, "seconds", time.Since(began).Seconds())
+	if phase == "compare" {
+		r.events("resync", wire.Info, r.name, fmt.Sprintf("disk %s was compared with the vault (%s): %d of %d MiB differed", r.name, r.full, sent>>20, total*wire.BlockSize>>20), "")
+	}
+	r.full = ""
+	return nil
+}
+
+// seeder is a source that finds changes by comparing with what was sent before.
+type seeder interface {
+	Seed(start uint64, sums []wire.Sum) error
+}
+
+// seed tells a comparing source what the vault holds, or will hold.
+func (r *replica) seed(start uint64, sums []wire.Sum) error {
+	if s, ok := r.src.(seeder); ok {
+		return s.Seed(start, sums)
+	}
+	return nil
+}
+
+func (r *replica) seeded(fetch scan.Fetch) scan.Fetch {
+	return func(ctx context.Context, start uint64, count int) ([]wire.Sum, error) {
+		sums, err := fetch(ctx, start, count)
+		if err != nil {
+			return nil, err
+		}
+		return sums, r.seed(start, sums)
+	}
+}
+
+// watched is the disk during a comparison: it shows how far the reading is, and
+// reads no further when the epoch is over.
+type watched struct {
+	r     *replica
+	phase string
+}
+
+func (w watched) Blocks() uint64 { return w.r.dev.Blocks() }
+func (w watched) Path() string   { return w.r.dev.Path() }
+func (w watched) Size() uint64   { return w.r.dev.Size() }
+
+func (w watched) ReadBlocks(ctx context.Context, start uint64, buf []byte) error {
+	if err := w.r.state(); err != nil {
+		return err
+	}
+	w.r.tell(w.phase, int64(start)*wire.BlockSize, int64(w.r.dev.Size()), "")
+	return w.r.dev.ReadBlocks(ctx, start, buf)
+}
+
+// take moves what the source saw into dirty.
+func (r *replica) take(ctx context.Context) (uint64, error) {
+	set, err := r.src.Take(ctx)
+	if set != nil {
+		r.dirty.Merge(set)
+	}
+	if errors.Is(err, capture.ErrLost) {
+		r.full = "lost: " + err.Error()
+		r.events("resync", wire.Warning, r.name, fmt.Sprintf("disk %s must be compared with the vault: %v", r.name, err), "nothing: it has begun; if it happens often give the tracker a larger ring")
+		return 0, errAgain
+	}
+	if err != nil {
+		return 0, fmt.Errorf("take changes of disk %s: %w", r.name, err)
+	}
+	return set.Len(), nil
+}
+
+// sendDirty reads and sends every block of dirty. What could not be sent stays dirty.
+func (r *replica) sendDirty(ctx context.Context, phase string) error {
+	if r.dirty.Len() == 0 {
+		return nil
+	}
+	if err := r.state(); err != nil {
+		return err
+	}
+	set := r.dirty
+	r.dirty = capture.Set{}
+	b := r.pub.Builder()
+	err := r.readSet(ctx, &set, func(start uint64, data []byte) error { return b.Add(ctx, start, data, nil) })
+	if err == nil {
+		err = b.Flush(ctx)
+	}
+	if err != nil {
+		r.dirty.Merge(&set)
+		return err
+	}
+	r.tell(phase, int64(set.Len())*wire.BlockSize, int64(set.Len())*wire.BlockSize, "")
+	return nil
+}
+
+// readSet reads the blocks of a set and calls fn for pieces of it in order. What it
+// reads is what the vault will hold, so a comparing source is told.
+func (r *replica) readSet(ctx context.Context, set *capture.Set, fn func(start uint64, data []byte) error) error {
+	_, compares := r.src.(seeder)
+	return r.reader.Read(ctx, set.Ranges(), func(start uint64, data []byte) error {
+		if compares {
+			sums := make([]wire.Sum, len(data)/wire.BlockSize)
+			for i := range sums {
+				sums[i] = wire.SumOf(data[i*wire.BlockSize : (i+1)*wire.BlockSize])
+			}
+			if err := r.seed(start, sums); err != nil {
+				return err
+			}
+		}
+		return fn(start, data)
+	})
+}
+
+// held is what was read of one disk inside a freeze.
+type held struct {
+	pieces []piece
+	set    capture.Set
+}
+
+type piece struct {
+	start uint64
+	data  []byte
+}
+
+// errBusy means that the disk was written to all the time: no instant was caught.
+var errBusy = errors.New("the disk is written to all the time")
+
+// errMuch means that too much changed to be read inside a freeze.
+var errMuch = errors.New("too much changed to be read while frozen")
+
+// tries is how often hold reads what changed under its hands.
+const tries = 5
+
+// hold catches the disk at one instant: take, read, and take again until nothing
+// completed meanwhile. The blocks stay dirty until release. It sends nothing,
+// because filesystems may be frozen while it runs.
+func (r *replica) hold(ctx context.Context) (*held, error) {
+	h := new(held)
+	for range tries {
+		n, err := r.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 && (len(h.pieces) > 0 || r.dirty.Len() == 0) {
+			return h, nil
+		}
+		if r.dirty.Len()*wire.BlockSize > uint64(r.cfg.FreezeBytes) {
+			return nil, fmt.Errorf("disk %s: %w (%d KiB, limit %d KiB)", r.name, errMuch, r.dirty.Len()*wire.BlockSize>>10, r.cfg.FreezeBytes>>10)
+		}
+		h.pieces = h.pieces[:0]
+		h.set = capture.Set{}
+		h.set.Merge(&r.dirty)
+		err = r.readSet(ctx, &h.set, func(start uint64, data []byte) error {
+			h.pieces = append(h.pieces, piece{start, append([]byte(nil), data...)})
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("disk %s: %w", r.name, errBusy)
+}
+
+// release sends what hold read, and the cut behind it; it returns the cut's link.
+func (r *replica) release(ctx context.Context, h *held, cut *wire.Cut) (uint64, error) {
+	if err := r.state(); err != nil {
+		return 0, err
+	}
+	b := r.pub.Builder()
+	for _, p := range h.pieces {
+		if err := b.Add(ctx, p.start, p.data, nil); err != nil {
+			return 0, err
+		}
+	}
+	if err := b.Flush(ctx); err != nil {
+		return 0, err
+	}
+	r.dirty = capture.Set{}
+	cut.Size = r.dev.Size()
+	return r.pub.Cut(ctx, cut)
+}
+
+// each runs f for every replica at the same time.
+func each(ctx context.Context, rs []*replica, f func(context.Context, *replica) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, r := range rs {
+		g.Go(func() error { return f(ctx, r) })
+	}
+	return g.Wait()
+}

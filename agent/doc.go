@@ -1,0 +1,31 @@
+// Package agent is what runs on a protected server: it follows the changes of its
+// disks, publishes them as chains, and cuts consistent points.
+//
+// # What happens, in order
+//
+//	lease     one agent instance holds each disk (streams.Leases)
+//	follow    the capture source starts; from here no write goes unseen
+//	open      a new epoch; the process server answers with a receipt that says where
+//	          the vault stands, which is the base of the epoch
+//	compare   the disk is read once and compared with the sums of the base (nothing,
+//	          the first time): only what differs is sent
+//	round     take what changed meanwhile, read it, send it
+//	point     rounds until little is left; freeze; take, read, audit; thaw; send; cut
+//
+// A change is forgotten only when the vault's receipt covers its link (journal).
+// When the process server asks for links again, or the stream lost its tail, a new
+// epoch opens and the journal's ranges are sent again; when nothing certain is
+// known (a restart, lost events, a ledger that does not add up) the whole disk is
+// compared again, with the reason in an event.
+//
+// # What makes a point true
+//
+// Every disk: the source was taken, the blocks were read, and a second take found
+// that nothing had completed in between, so what was read is the disk at one
+// instant. Mounted filesystems are frozen meanwhile, which is what makes this
+// succeed under load, and the guard vouches that they stayed frozen until the last
+// read. All disks of the machine are cut inside the same freeze.
+//
+// This package opens no port, links neither a broker nor a cloud SDK, and never
+// promises a recovery point: control does, when the vault has it.
+package agent

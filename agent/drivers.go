@@ -1,0 +1,64 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/leeward-dr/leeward/agent/capture"
+	"github.com/leeward-dr/leeward/agent/capture/scan"
+	"github.com/leeward-dr/leeward/agent/capture/trace"
+	"github.com/leeward-dr/leeward/agent/disk"
+	"github.com/leeward-dr/leeward/agent/quiesce"
+	"github.com/leeward-dr/leeward/streams/wire"
+)
+
+// source chooses the capture driver of a disk and starts it.
+func (a *Agent) source(ctx context.Context, dev *disk.Disk, name string) (capture.Source, error) {
+	want := a.cfg.Capture
+	if want != "scan" {
+		src, err := a.trace(ctx, dev, name)
+		if err == nil || want == "trace" || !errors.Is(err, capture.ErrUnsupported) {
+			return src, err
+		}
+		a.event("driver", wire.Warning, name, fmt.Sprintf("disk %s is followed by hash scans: %v", name, err), "")
+		a.log.Warn("no change tracking, scanning instead", "disk", name, "reason", err)
+	}
+	src, err := scan.New(dev, scan.Options{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := src.Start(ctx); err != nil {
+		return nil, fmt.Errorf("follow disk %s: %w", name, err)
+	}
+	return src, nil
+}
+
+func (a *Agent) trace(ctx context.Context, dev *disk.Disk, name string) (capture.Source, error) {
+	if err := trace.Probe(dev); err != nil {
+		return nil, err
+	}
+	src, err := trace.New(dev, trace.Options{})
+	if err != nil {
+		return nil, err
+	}
+	if err := src.Start(ctx); err != nil {
+		src.Close()
+		return nil, fmt.Errorf("follow disk %s: %w", name, err)
+	}
+	return src, nil
+}
+
+// newFreezer starts the guard.
+func (a *Agent) newFreezer() (*quiesce.Freezer, error) {
+	f, err := quiesce.New(quiesce.Options{GuardCommand: a.cfg.GuardCommand, Bound: a.cfg.FreezeLimit, Avoid: []string{a.cfg.StateDir}})
+	if err != nil {
+		return nil, fmt.Errorf("start the freeze guard: %w", err)
+	}
+	a.onClose(func() {
+		if err := f.Close(); err != nil {
+			a.log.Debug("stop the freeze guard", "error", err)
+		}
+	})
+	return f, nil
+}

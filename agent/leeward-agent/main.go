@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/leeward-dr/leeward/agent/quiesce"
+)
+
+// Exit codes, the same as those of leeward.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "guard" {
+		os.Exit(quiesce.GuardMain())
+	}
+	root := &cobra.Command{
+		Use:   "leeward-agent",
+		Short: "Replicates the disks of this machine to a Leeward vault",
+		Args:  cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.AddCommand(runCommand(), driversCommand(), &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(*cobra.Command, []string) { fmt.Println("leeward-agent", version()) },
+	})
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
+	if err := root.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "leeward-agent:", err)
+		os.Exit(exitCode(err))
+	}
+}
+
+// usage marks an error of the command line.
+type usage struct{ error }
+
+func (u usage) Unwrap() error { return u.error }
+
+// Version is set by the build; without it the module's own version is printed.
+var Version string
+
+func version() string {
+	if Version != "" {
+		return Version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "unknown"
+}

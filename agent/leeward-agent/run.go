@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+	"go.uber.org/fx"
+	"go.uber.org/fx/fxevent"
+	"golang.org/x/term"
+
+	"github.com/leeward-dr/leeward/agent"
+	"github.com/leeward-dr/leeward/agent/capture"
+	"github.com/leeward-dr/leeward/agent/capture/trace"
+	"github.com/leeward-dr/leeward/agent/disk"
+	"github.com/leeward-dr/leeward/streams/bus"
+)
+
+func exitCode(err error) int {
+	var u usage
+	var op *net.OpError
+	switch {
+	case errors.As(err, &u), strings.HasPrefix(err.Error(), "unknown command"):
+		return exitUsage
+	case errors.Is(err, bus.ErrHeld):
+		return 5
+	case errors.Is(err, nats.ErrAuthorization):
+		return 7
+	case errors.Is(err, nats.ErrNoServers), errors.As(err, &op):
+		return 6
+	}
+	return exitFailed
+}
+
+type runFlags struct {
+	cfg     agent.Config
+	disks   []string
+	verbose bool
+	json    bool
+}
+
+func runCommand() *cobra.Command {
+	f := &runFlags{cfg: agent.Default()}
+	c := &cobra.Command{
+		Use:   "run --machine NAME --disk PATH[=NAME] …",
+		Short: "Protect disks until stopped",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return f.run(c.Context()) },
+	}
+	s := c.Flags()
+	s.StringVar(&f.cfg.Bus.Context, "context", os.Getenv("LEEWARD_CONTEXT"), "nats CLI context `file` with server and key (contexts/agent.json of the appliance)")
+	s.StringVar(&f.cfg.Bus.URL, "server", os.Getenv("LEEWARD_SERVER"), "`url` of the NATS server")
+	s.StringVar(&f.cfg.Bus.NKeyFile, "key-file", os.Getenv("LEEWARD_AGENT_KEY_FILE"), "`file` with the agent's NATS key")
+	s.StringVar(&f.cfg.Bus.CAFile, "ca", os.Getenv("LEEWARD_CA"), "`file` with the certificate that signed the server's")
+	s.StringVar(&f.cfg.Machine, "machine", hostname(), "`name` of this machine")
+	s.StringVar(&f.cfg.Group, "group", "", "consistency group `name` (default: one of its own)")
+	s.StringArrayVar(&f.disks, "disk", nil, "block device or image file to protect, as `PATH[=NAME]`; may be repeated")
+	s.StringVar(&f.cfg.Capture, "capture", f.cfg.Capture, "how changes are found: auto, trace or scan")
+	s.DurationVar(&f.cfg.Interval, "interval", f.cfg.Interval, "time between recovery points")
+	s.DurationVar(&f.cfg.FreezeLimit, "freeze-limit", f.cfg.FreezeLimit, "longest time a filesystem may stay frozen")
+	s.Int64Var(&f.cfg.FreezeBytes, "freeze-bytes", f.cfg.FreezeBytes, "freeze only when at most so many `bytes` are left to read")
+	s.StringVar(&f.cfg.StateDir, "state-dir", f.cfg.StateDir, "`directory` for locks, not on a protected disk")
+	s.StringVar(&f.cfg.CompressAt, "compress-at", f.cfg.CompressAt, "where blocks are compressed: agent or process-server")
+	s.IntVar(&f.cfg.WindowBytes, "window-bytes", f.cfg.WindowBytes, "`bytes` of each disk on their way to the stream")
+	s.BoolVar(&f.cfg.TakeOver, "take-over", false, "take the disks from the agent instance that holds them")
+	s.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
+	s.BoolVar(&f.json, "log-json", false, "log JSON also on a terminal")
+	return c
+}
+
+func hostname() string {
+	h, _ := os.Hostname()
+	h, _, _ = strings.Cut(h, ".")
+	return h
+}
+
+func (f *runFlags) run(ctx context.Context) error {
+	for _, d := range f.disks {
+		dc, err := agent.ParseDisk(d)
+		if err != nil {
+			return usage{err}
+		}
+		f.cfg.Disks = append(f.cfg.Disks, dc)
+	}
+	if err := f.cfg.Validate(); err != nil {
+		return usage{err}
+	}
+	log := logger(f.verbose, f.json)
+	p := &progress{log: log}
+	f.cfg.Progress = p.tell
+	app := fx.New(
+		fx.Supply(f.cfg, log), agent.Module,
+		fx.StartTimeout(2*time.Minute), fx.StopTimeout(30*time.Second),
+		fx.WithLogger(func() fxevent.Logger {
+			l := &fxevent.SlogLogger{Logger: log}
+			l.UseLogLevel(slog.LevelDebug)
+			l.UseErrorLevel(slog.LevelDebug)
+			return l
+		}),
+	)
+	if err := app.Err(); err != nil {
+		return plain(err)
+	}
+	if err := app.Start(ctx); err != nil {
+		return plain(err)
+	}
+	sig := <-app.Wait()
+	stop, cancel := context.WithTimeout(context.Background(), app.StopTimeout())
+	defer cancel()
+	if err := app.Stop(stop); err != nil {
+		return fmt.Errorf("stop: %w", plain(err))
+	}
+	if sig.ExitCode != 0 {
+		return errors.New("stopped by an error, see the log")
+	}
+	return nil
+}
+
+// plain strips what the wiring wraps around an error: the operator wants the cause.
+func plain(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil || !strings.HasPrefix(fmt.Sprintf("%T", err), "dig.") && !strings.HasPrefix(fmt.Sprintf("%T", err), "*dig.") && !strings.HasPrefix(err.Error(), "could not build arguments") && !strings.HasPrefix(err.Error(), "received non-nil error") {
+			return err
+		}
+		err = next
+	}
+}
+
+func logger(verbose, json bool) *slog.Logger {
+	o := &slog.HandlerOptions{Level: slog.LevelInfo}
+	if verbose {
+		o.Level = slog.LevelDebug
+	}
+	if !json && term.IsTerminal(int(os.Stderr.Fd())) {
+		return slog.New(slog.NewTextHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, o))
+}
+
+func driversCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "drivers PATH …",
+		Short: "Say which capture driver would protect a disk, and what it promises",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, paths []string) error {
+			for _, path := range paths {
+				d, err := disk.Open(path)
+				if err != nil {
+					return err
+				}
+				if err := trace.Probe(d); err == nil {
+					fmt.Printf("%s\ttrace\t%d bytes\n", path, d.Size())
+				} else if errors.Is(err, capture.ErrUnsupported) {
+					fmt.Printf("%s\tscan\t%d bytes\t%v\n", path, d.Size(), err)
+				} else {
+					return err
+				}
+				if err := d.Close(); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}

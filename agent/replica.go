@@ -1,0 +1,276 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leeward-dr/leeward/agent/capture"
+	"github.com/leeward-dr/leeward/agent/disk"
+	"github.com/leeward-dr/leeward/producers/blocks"
+	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/bus"
+	"github.com/leeward-dr/leeward/streams/wire"
+)
+
+// Errors that end what the agent does with a disk, for errors.Is.
+var (
+	// ErrFenced means that the vault takes this disk's changes from somebody else now.
+	ErrFenced = errors.New("fenced: a newer epoch of this disk exists")
+)
+
+// errAgain means that the epoch is over and the next one must be opened.
+var errAgain = errors.New("epoch is over")
+
+// replica keeps one disk's copy in the vault up to date. Its methods are called by
+// one goroutine at a time, except receipt and those marked otherwise.
+type replica struct {
+	cfg      Config
+	name     string
+	dev      *disk.Disk
+	reader   *disk.Reader // made before any freeze, so that reading allocates nothing
+	src      capture.Source
+	bus      *bus.Bus
+	log      *slog.Logger
+	instance string
+	host     string
+	events   func(kind string, s wire.Severity, disk, what, try string)
+
+	pub      *blocks.Publisher
+	journal  journal
+	dirty    capture.Set // changed and not sent
+	full     string      // reason why the whole disk must be compared, "" if not
+	compared bool        // a comparison has begun in this epoch
+	why      string      // reason for the next epoch
+	sent     atomic.Uint64
+
+	mu sync.Mutex
+	// guarded by mu:
+	epoch   uint64        // that this agent opened last, 0 before
+	receipt *wire.Receipt // newest
+	news    chan struct{} // closed and replaced when a receipt comes
+}
+
+// hear takes a receipt from the bus. It is called by the subscription.
+func (r *replica) hear(m *nats.Msg) {
+	rc, err := wire.DecodeReceipt(m.Data)
+	if err != nil {
+		r.log.Warn("receipt not understood", "disk", r.name, "error", err)
+		return
+	}
+	r.learn(rc)
+}
+
+func (r *replica) learn(rc *wire.Receipt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if o := r.receipt; o != nil && (rc.Epoch < o.Epoch || rc.Epoch == o.Epoch && rc.Number < o.Number && !rc.Resend) {
+		return // late
+	}
+	r.receipt = rc
+	if rc.Epoch == r.epoch {
+		r.journal.confirm(rc.Number)
+	}
+	close(r.news)
+	r.news = make(chan struct{})
+}
+
+// refresh asks the stream for the newest receipt, in case one was missed.
+func (r *replica) refresh(ctx context.Context) error {
+	s, err := r.bus.JS.Stream(ctx, streams.Receipts)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", streams.Receipts, err)
+	}
+	m, err := s.GetLastMsgForSubject(ctx, streams.ReceiptsSubject(r.cfg.Machine, r.name))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up receipt of disk %s: %w", r.name, err)
+	}
+	rc, err := wire.DecodeReceipt(m.Data)
+	if err != nil {
+		return fmt.Errorf("receipt of disk %s: %w", r.name, err)
+	}
+	r.learn(rc)
+	return nil
+}
+
+// last returns the newest receipt and a channel that closes when another comes.
+func (r *replica) last() (*wire.Receipt, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.receipt, r.news
+}
+
+// state says whether the epoch can go on: nil, errAgain or ErrFenced.
+func (r *replica) state() error {
+	rc, _ := r.last()
+	switch {
+	case r.pub == nil:
+		return errAgain
+	case rc == nil:
+		return nil
+	case rc.Epoch > r.pub.Epoch():
+		return fmt.Errorf("%w (the vault is at epoch %d, this agent at %d)", ErrFenced, rc.Epoch, r.pub.Epoch())
+	case rc.Epoch == r.pub.Epoch() && rc.Resend:
+		r.why = "resend: " + rc.Reason
+		return errAgain
+	}
+	return nil
+}
+
+// receiptWait is how long to wait for a receipt before asking the stream for it.
+const receiptWait = 2 * time.Second
+
+// open begins a new epoch and waits for the receipt that names its base.
+func (r *replica) open(ctx context.Context) error {
+	if r.pub != nil {
+		r.pub.Close()
+		r.pub = nil
+	}
+	if err := r.refresh(ctx); err != nil {
+		return err
+	}
+	rc, _ := r.last()
+	known := wire.Receipt{}
+	if rc != nil {
+		known = *rc
+	}
+	r.mu.Lock()
+	ours := r.epoch
+	next := max(known.Epoch, r.epoch) + 1
+	r.epoch = next
+	r.mu.Unlock()
+
+	for k, v := range r.journal.take().Ranges() {
+		r.dirty.Add(k, v)
+	}
+	o := &wire.Open{
+		Size: r.dev.Size(), Capture: r.src.Name(), Guarantee: r.src.Guarantee(),
+		Host: r.host, Instance: r.instance, Path: r.dev.Path(), Identity: r.dev.Identity(),
+		Reason: r.why, MinEpoch: known.Epoch, MinNumber: known.Number,
+	}
+	pub, err := blocks.Open(ctx, r.bus.JS, r.cfg.Machine, r.name, next, o, blocks.Options{
+		WindowBytes: r.cfg.WindowBytes, Raw: r.cfg.CompressAt == "process-server",
+		OnLink: r.journal.add, Log: r.log,
+	})
+	if err != nil {
+		return err
+	}
+	r.pub = pub
+	base, err := r.awaitBase(ctx, next)
+	if err != nil {
+		return err
+	}
+	switch {
+	case base.BaseEpoch == 0:
+		r.full = "first copy"
+	case ours == 0 || base.BaseEpoch != ours:
+		// What the vault holds was not sent by this process: nothing is certain.
+		if r.full == "" {
+			r.full = "restart"
+		}
+	}
+	r.log.Info("epoch opened", "disk", r.name, "epoch", next, "base_epoch", base.BaseEpoch, "base_number", base.BaseNumber, "reason", r.why, "compare", r.full)
+	r.why = ""
+	return nil
+}
+
+// awaitBase waits for the first receipt of the epoch.
+func (r *replica) awaitBase(ctx context.Context, epoch uint64) (*wire.Receipt, error) {
+	for waited := 0; ; waited++ {
+		rc, news := r.last()
+		if rc != nil && rc.Epoch == epoch {
+			if rc.Resend {
+				return nil, fmt.Errorf("disk %s: the vault refuses epoch %d: %s", r.name, epoch, rc.Reason)
+			}
+			return rc, nil
+		}
+		if rc != nil && rc.Epoch > epoch {
+			// The vault knows a newer epoch than RECEIPTS did; we hold the lease, so go
+			// past it.
+			return nil, fmt.Errorf("disk %s: the vault is at epoch %d already: %w", r.name, rc.Epoch, errAgain)
+		}
+		t := time.NewTimer(receiptWait)
+		select {
+		case <-news:
+		case <-t.C:
+			if waited%5 == 1 {
+				r.tell("waiting", 0, 0, "no process server has answered yet: is one running?")
+			}
+			if err := r.refresh(ctx); err != nil {
+				r.log.Debug("refresh receipt", "disk", r.name, "error", err)
+			}
+		case <-ctx.Done():
+			t.Stop()
+			return nil, context.Cause(ctx)
+		}
+		t.Stop()
+	}
+}
+
+// sums asks the process server for what the vault holds.
+func (r *replica) sums(ctx context.Context, start uint64, count int) ([]wire.Sum, error) {
+	q, err := wire.Encode(&wire.SumsRequest{Epoch: r.pub.Epoch(), Start: start, Count: uint32(count)})
+	if err != nil {
+		return nil, err
+	}
+	subject := streams.SumsSubject(r.cfg.Machine, r.name)
+	var last error
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		if err := r.state(); err != nil {
+			return nil, err
+		}
+		a, cancel := context.WithTimeout(ctx, 10*time.Second)
+		m, err := r.bus.Conn.RequestWithContext(a, subject, q)
+		cancel()
+		if err == nil {
+			var rep *wire.SumsReply
+			if rep, err = wire.DecodeSumsReply(m.Data); err == nil {
+				if rep.Error == "" && rep.Epoch == r.pub.Epoch() && rep.Start == start && len(rep.Sums) == 16*count {
+					return splitSums(rep.Sums), nil
+				}
+				err = fmt.Errorf("process server: %s (sums from block %d of epoch %d)", rep.Error, rep.Start, rep.Epoch)
+			}
+		}
+		last = err
+		r.log.Debug("sums", "disk", r.name, "error", err)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, fmt.Errorf("sums of disk %s: %w (last answer: %v)", r.name, context.Cause(ctx), last)
+		}
+	}
+}
+
+func splitSums(b []byte) []wire.Sum {
+	s := make([]wire.Sum, len(b)/16)
+	for i := range s {
+		s[i] = wire.Sum(b[16*i:])
+	}
+	return s
+}
+
+func (r *replica) tell(phase string, done, total int64, text string) {
+	if r.cfg.Progress != nil {
+		r.cfg.Progress(Progress{Disk: r.name, Phase: phase, Done: done, Total: total, Sent: r.sentBytes(), Text: text})
+	}
+}
+
+func (r *replica) sentBytes() uint64 {
+	n := r.sent.Load()
+	if r.pub != nil {
+		n += r.pub.Stats().RawBytes
+	}
+	return n
+}
