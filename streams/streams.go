@@ -3,7 +3,6 @@ package streams
 import (
 	"fmt"
 	"hash/fnv"
-	"strconv"
 	"strings"
 )
 
@@ -64,14 +63,19 @@ func byDisk(family, machine, disk string) string {
 }
 
 // ParseChanges takes a changes subject apart. It refuses a partition that does
-// not belong to the disk, so that a disk cannot appear in two partitions.
+// not belong to the disk, so that a disk cannot appear in two partitions, and
+// names that ValidName refuses.
 func ParseChanges(subject string) (machine, disk string, err error) {
 	t := strings.Split(subject, ".")
 	if len(t) != 5 || t[0] != root || t[1] != "changes" {
 		return "", "", fmt.Errorf("subject %q is not %s.changes.<partition>.<machine>.<disk>", subject, root)
 	}
-	p, err := strconv.Atoi(t[2])
-	if err != nil || p != Partition(t[3], t[4]) {
+	for i, kind := range []string{"machine", "disk"} {
+		if err := ValidName(kind, t[3+i]); err != nil {
+			return "", "", fmt.Errorf("subject %q: %w", subject, err)
+		}
+	}
+	if want := ChangesSubject(t[3], t[4]); subject != want {
 		return "", "", fmt.Errorf("subject %q names partition %s, disk %s/%s belongs to %02d", subject, t[2], t[3], t[4], Partition(t[3], t[4]))
 	}
 	return t[3], t[4], nil

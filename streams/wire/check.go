@@ -125,13 +125,19 @@ func (m *Marker) check() error {
 	if err := checkPoint(m.ID, m.Group, m.Consistency); err != nil {
 		return err
 	}
+	if len(m.Members) > MaxMembers {
+		return malformed("marker %s of %d machines, at most %d", m.ID, len(m.Members), MaxMembers)
+	}
 	n := 0
 	for _, k := range m.Members {
+		if err := streams.ValidName("machine", k.Machine); err != nil {
+			return malformed("%v", err)
+		}
 		f := k.Facts
 		if err := checkText("member "+k.Machine, append([]string{f.Host, f.Firmware, f.OS, f.Kernel}, f.NICs...)...); err != nil {
 			return err
 		}
-		if len(f.NICs) > 256 {
+		if len(f.NICs) > MaxNICs {
 			return malformed("member %s has %d network cards", k.Machine, len(f.NICs))
 		}
 		for _, d := range k.Disks {
@@ -182,32 +188,4 @@ func (m *SumsReply) check() error {
 		return malformed("reply with %d bytes of sums", len(m.Sums))
 	}
 	return checkText("sums reply", m.Error)
-}
-
-// shape walks b once without allocating: one array, a known version first,
-// every length within b, no more nesting than a Marker has, nothing behind.
-func shape(b []byte) error {
-	if len(b) == 0 {
-		return malformed("empty")
-	}
-	s := scanner{b: b}
-	n, err := s.array()
-	if err != nil {
-		return err
-	}
-	if n < 1 || s.i >= len(b) {
-		return malformed("no version")
-	}
-	if v := b[s.i]; v != Version {
-		return fmt.Errorf("%w: %d, this program knows %d: upgrade the older side", ErrVersion, v, Version)
-	}
-	for range n {
-		if err := s.skip(0); err != nil {
-			return err
-		}
-	}
-	if s.i != len(b) {
-		return malformed("%d bytes after the message", len(b)-s.i)
-	}
-	return nil
 }

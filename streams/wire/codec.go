@@ -1,10 +1,9 @@
 package wire
 
 import (
-	"bytes"
 	"fmt"
 
-	"github.com/vmihailenco/msgpack/v5"
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
 )
 
 // Encode returns the bytes of a message: *Change, *Marker, *Receipt, *Event,
@@ -15,46 +14,190 @@ func Encode[M message](m M) ([]byte, error) {
 	if err := m.check(); err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	e := msgpack.NewEncoder(&b)
-	e.UseCompactInts(true)
-	if err := e.Encode(m); err != nil {
-		return nil, fmt.Errorf("encode %T: %w", m, err)
-	}
-	return b.Bytes(), nil
+	return m.write(make([]byte, 0, m.size())), nil
 }
 
 type message interface {
 	*Change | *Marker | *Receipt | *Event | *SumsRequest | *SumsReply
 	setVersion()
 	check() error
+	size() int // bytes to reserve for the encoded message
+	write(b []byte) []byte
+	read(r *reader) // everything behind the version
+	elements() int
 }
 
-// DecodeChange reads a Change.
-func DecodeChange(b []byte) (*Change, error) { m := new(Change); return m, decode(b, m) }
+// DecodeChange reads a Change. Block.Sums and Block.Data point into b, which must
+// not be changed while they are in use.
+func DecodeChange(b []byte) (*Change, error) { return decode(b, new(Change)) }
 
 // DecodeMarker reads a Marker.
-func DecodeMarker(b []byte) (*Marker, error) { m := new(Marker); return m, decode(b, m) }
+func DecodeMarker(b []byte) (*Marker, error) { return decode(b, new(Marker)) }
 
 // DecodeReceipt reads a Receipt.
-func DecodeReceipt(b []byte) (*Receipt, error) { m := new(Receipt); return m, decode(b, m) }
+func DecodeReceipt(b []byte) (*Receipt, error) { return decode(b, new(Receipt)) }
 
 // DecodeEvent reads an Event.
-func DecodeEvent(b []byte) (*Event, error) { m := new(Event); return m, decode(b, m) }
+func DecodeEvent(b []byte) (*Event, error) { return decode(b, new(Event)) }
 
 // DecodeSumsRequest reads a SumsRequest.
-func DecodeSumsRequest(b []byte) (*SumsRequest, error) { m := new(SumsRequest); return m, decode(b, m) }
+func DecodeSumsRequest(b []byte) (*SumsRequest, error) { return decode(b, new(SumsRequest)) }
 
-// DecodeSumsReply reads a SumsReply.
-func DecodeSumsReply(b []byte) (*SumsReply, error) { m := new(SumsReply); return m, decode(b, m) }
+// DecodeSumsReply reads a SumsReply. Sums points into b.
+func DecodeSumsReply(b []byte) (*SumsReply, error) { return decode(b, new(SumsReply)) }
 
-func decode[M message](b []byte, m M) error {
-	if err := shape(b); err != nil {
-		return err
+func decode[M message](b []byte, m M) (M, error) {
+	if err := checkVersion(b); err != nil {
+		return nil, err
 	}
-	d := msgpack.NewDecoder(bytes.NewReader(b))
-	if err := d.Decode(m); err != nil {
-		return fmt.Errorf("%w: %T: %v", ErrMalformed, m, err)
+	r := &reader{b: b}
+	r.fields(m.elements())
+	r.u8()
+	m.setVersion()
+	m.read(r)
+	if r.err == nil && r.i != len(b) {
+		r.fail("%d bytes after the message", len(b)-r.i)
 	}
-	return m.check()
+	if r.err != nil {
+		return nil, fmt.Errorf("%T: %w", m, r.err)
+	}
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// checkVersion refuses a message of another version before anything else of it is
+// believed: it may have any number of elements.
+func checkVersion(b []byte) error {
+	r := &reader{b: b}
+	if n := r.array(len(b), 1); r.err == nil && n == 0 {
+		return malformed("no version")
+	}
+	v := r.u8()
+	if r.err != nil {
+		return r.err
+	}
+	if v != Version {
+		return fmt.Errorf("%w: %d, this program knows %d: upgrade the older side", ErrVersion, v, Version)
+	}
+	return nil
+}
+
+// roomy is what the short elements of any message take at most, without texts.
+const roomy = 512
+
+func (m *Change) elements() int { return 11 }
+
+func (m *Change) size() int {
+	n := roomy + 6*MaxText/4
+	if m.Block != nil {
+		n += len(m.Block.Data) + len(m.Block.Sums) + 16*len(m.Block.Extents)
+	}
+	return n
+}
+
+func (m *Change) write(b []byte) []byte {
+	b = addArray(b, m.elements())
+	b = addUint(b, uint64(m.Version))
+	b = addUint(b, uint64(m.Kind))
+	b = addText(b, m.Machine)
+	b = addText(b, m.Disk)
+	b = addUint(b, m.Epoch)
+	b = addUint(b, m.Number)
+	b = addBytes(b, m.Prev[:])
+	b = addInt(b, m.Time)
+	if m.Open != nil {
+		b = m.Open.write(b)
+	} else {
+		b = append(b, msgpcode.Nil)
+	}
+	if m.Block != nil {
+		b = m.Block.write(b)
+	} else {
+		b = append(b, msgpcode.Nil)
+	}
+	if m.Cut != nil {
+		return m.Cut.write(b)
+	}
+	return append(b, msgpcode.Nil)
+}
+
+func (m *Change) read(r *reader) {
+	m.Kind = Kind(r.u8())
+	m.Machine, m.Disk = r.text(), r.text()
+	m.Epoch, m.Number = r.u64(), r.u64()
+	r.fill(m.Prev[:])
+	m.Time = r.i64()
+	if !r.none() {
+		m.Open = new(Open)
+		m.Open.read(r)
+	}
+	if !r.none() {
+		m.Block = new(Block)
+		m.Block.read(r)
+	}
+	if !r.none() {
+		m.Cut = new(Cut)
+		m.Cut.read(r)
+	}
+}
+
+func (o *Open) write(b []byte) []byte {
+	b = addArray(b, 10)
+	b = addUint(b, o.Size)
+	for _, s := range []string{o.Capture, o.Guarantee, o.Host, o.Instance, o.Path, o.Identity, o.Reason} {
+		b = addText(b, s)
+	}
+	return addUint(addUint(b, o.MinEpoch), o.MinNumber)
+}
+
+func (o *Open) read(r *reader) {
+	r.fields(10)
+	o.Size = r.u64()
+	for _, s := range []*string{&o.Capture, &o.Guarantee, &o.Host, &o.Instance, &o.Path, &o.Identity, &o.Reason} {
+		*s = r.text()
+	}
+	o.MinEpoch, o.MinNumber = r.u64(), r.u64()
+}
+
+func (k *Block) write(b []byte) []byte {
+	b = addArray(b, 5)
+	b = addUint(b, uint64(k.Codec))
+	b = addUint(b, uint64(k.Raw))
+	b = addArray(b, len(k.Extents))
+	for _, e := range k.Extents {
+		b = addArray(b, 3)
+		b = addUint(b, e.Start)
+		b = addUint(b, uint64(e.Count))
+		b = addUint(b, uint64(e.Kind))
+	}
+	return addBytes(addBytes(b, k.Sums), k.Data)
+}
+
+func (k *Block) read(r *reader) {
+	r.fields(5)
+	k.Codec, k.Raw = Codec(r.u8()), r.u32()
+	if n := r.array(MaxExtents, 4); n > 0 {
+		k.Extents = make([]Extent, n)
+	}
+	for i := range k.Extents {
+		r.fields(3)
+		k.Extents[i].Start, k.Extents[i].Count, k.Extents[i].Kind = r.u64(), r.u32(), ExtentKind(r.u8())
+	}
+	k.Sums = r.bytes(MaxRaw / BlockSize * 16)
+	k.Data = r.bytes(MaxData)
+}
+
+func (c *Cut) write(b []byte) []byte {
+	b = addText(addText(addArray(b, 5), c.Point), c.Group)
+	b = addText(addInt(b, c.Time), string(c.Consistency))
+	return addUint(b, c.Size)
+}
+
+func (c *Cut) read(r *reader) {
+	r.fields(5)
+	c.Point, c.Group = r.text(), r.text()
+	c.Time, c.Consistency = r.i64(), Consistency(r.text())
+	c.Size = r.u64()
 }

@@ -5,6 +5,12 @@
 // of version v refuses any other version with ErrVersion; new optional elements
 // are added at the end together with a new version.
 //
+// Elements are numbers (signed only where a time may be), booleans, texts (str)
+// and bytes (bin); structures are arrays of their elements, absent ones nil, lists
+// are arrays, an empty list or byte string has length 0. Everything is written in
+// its shortest form and readers refuse any other, so a message has one encoding.
+// Any msgpack library can read it; the struct tags let Go's do so.
+//
 //	message        subject                 elements
 //	Change         leeward.changes.…       version kind machine disk epoch number prev time open block cut
 //	Marker         leeward.markers.<group> version id group time consistency frozen members
@@ -13,6 +19,14 @@
 //	Event          leeward.events.…        version time machine disk kind severity what try
 //	SumsRequest    leeward.sums.…          version epoch start count
 //	SumsReply      (reply)                 version epoch start sums error
+//
+//	open           size capture guarantee host instance path identity reason min_epoch min_number
+//	block          codec raw extents sums data
+//	extent         start count kind
+//	cut            point group time consistency size
+//	member         machine facts disks
+//	facts          host cpus memory firmware os kernel nics
+//	disk of member disk epoch number size frozen note
 //
 // # The chain of a disk
 //

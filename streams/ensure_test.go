@@ -1,0 +1,264 @@
+package streams_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/streamstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// layout reads back what the server made of our settings.
+func layout(t *testing.T, js jetstream.JetStream) map[string]any {
+	t.Helper()
+	out := map[string]any{}
+	ls := js.ListStreams(within(t))
+	for info := range ls.Info() {
+		out[info.Config.Name] = info.Config
+	}
+	if err := ls.Err(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(within(t), streams.Changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lc := s.ListConsumers(within(t))
+	for info := range lc.Info() {
+		out["consumer "+info.Name] = info.Config
+	}
+	if err := lc.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestEnsureTwiceAndAtOnceAndAfterRestart(t *testing.T) {
+	t.Parallel()
+	s := streamstest.StartWith(t, t.TempDir())
+	first := layout(t, s.Bus().JS)
+	if n := len(first); n != 5+streams.Partitions {
+		t.Fatalf("%d streams and consumers", n)
+	}
+	subject := streams.ChangesSubject("m", "d")
+	if _, err := s.Bus().JS.Publish(within(t), subject, []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if err := streams.Ensure(within(t), s.Bus().JS, streams.Default()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	s.Restart()
+	if err := streams.Ensure(within(t), s.Bus().JS, streams.Default()); err != nil {
+		t.Fatal(err)
+	}
+	if again := layout(t, s.Bus().JS); !reflect.DeepEqual(first, again) {
+		t.Errorf("the layout changed:\n%+v\n%+v", first, again)
+	}
+	c, err := s.Bus().JS.Consumer(within(t), streams.Changes, streams.PartitionConsumer(streams.Partition("m", "d")).Durable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+	if err != nil || string(m.Data()) != "kept" {
+		t.Fatalf("after the restart: %v", err)
+	}
+	// A message leaves the queue when it is acknowledged.
+	if err := m.DoubleAck(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	st, err := s.Bus().JS.Stream(within(t), streams.Changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := st.CachedInfo().State.Msgs; n != 0 {
+		t.Fatalf("%d messages left", n)
+	}
+}
+
+func TestEnsureNewSize(t *testing.T) {
+	t.Parallel()
+	b := streamstest.Start(t)
+	c := streams.Default()
+	c.ChangesBytes = 128 << 20
+	if err := streams.Ensure(within(t), b.JS, c); err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.JS.Stream(within(t), streams.Changes)
+	if err != nil || s.CachedInfo().Config.MaxBytes != c.ChangesBytes {
+		t.Fatalf("%v, %v", s, err)
+	}
+	if err := streams.Ensure(within(t), b.JS, streams.Config{Replicas: 2, ChangesBytes: 1 << 30}); err == nil {
+		t.Fatal("two replicas are accepted")
+	}
+}
+
+// A full work queue refuses, says so in a way we recognise, keeps what it has,
+// and takes more when something was drained.
+func TestFullPushesBack(t *testing.T) {
+	t.Parallel()
+	s := streamstest.StartConfig(t, t.TempDir(), streams.Config{Replicas: 1, ChangesBytes: 64 << 20})
+	js, subject := s.Bus().JS, streams.ChangesSubject("m", "d")
+	payload := bytes.Repeat([]byte("x"), 1000<<10)
+	publish := func(i int) error {
+		_, err := js.Publish(within(t), subject, payload, jetstream.WithMsgID(fmt.Sprint(i)))
+		return err
+	}
+	n := 0
+	var err error
+	for ; n < 70 && err == nil; n++ {
+		err = publish(n)
+	}
+	if n < 60 || !streams.IsFull(err) || !streams.Retryable(err) {
+		t.Fatalf("message %d: full %v: %v", n, streams.IsFull(err), err)
+	}
+	if _, err := js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: payload}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := js.Consumer(within(t), streams.Changes, streams.PartitionConsumer(streams.Partition("m", "d")).Durable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		m, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.DoubleAck(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The refused message did not count as sent: the same id goes in now.
+	if err := publish(n - 1); err != nil {
+		t.Fatalf("after draining: %v", err)
+	}
+}
+
+// What pushes back through the asynchronous publisher is recognised too.
+func TestFullAsync(t *testing.T) {
+	t.Parallel()
+	s := streamstest.StartConfig(t, t.TempDir(), streams.Config{Replicas: 1, ChangesBytes: 64 << 20})
+	payload := bytes.Repeat([]byte("x"), 1000<<10)
+	var acks []jetstream.PubAckFuture
+	for range 70 {
+		f, err := s.Bus().JS.PublishAsync(streams.ChangesSubject("m", "d"), payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		acks = append(acks, f)
+	}
+	full := 0
+	for _, f := range acks {
+		select {
+		case <-f.Ok():
+		case err := <-f.Err():
+			if !streams.IsFull(err) {
+				t.Fatalf("%v is not recognised", err)
+			}
+			full++
+		case <-within(t).Done():
+			t.Fatal("no answer")
+		}
+	}
+	if full < 3 || full > 10 {
+		t.Fatalf("%d of 70 refused", full)
+	}
+}
+
+func TestNotRetryable(t *testing.T) {
+	t.Parallel()
+	b := streamstest.Start(t)
+	subject := streams.ChangesSubject("m", "d")
+	if _, err := b.JS.Publish(within(t), subject, []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.JS.Publish(within(t), subject, []byte("2"), jetstream.WithExpectLastSequencePerSubject(0))
+	if err == nil || streams.Retryable(err) {
+		t.Errorf("a fenced writer: %v", err)
+	}
+	_, err = b.JS.Publish(within(t), subject, make([]byte, streams.MaxMessage+1))
+	if err == nil || streams.Retryable(err) {
+		t.Errorf("a message that is too large: %v", err)
+	}
+	_, err = b.JS.Publish(within(t), "leeward.nowhere", nil)
+	if err == nil || !streams.Retryable(err) {
+		t.Errorf("no stream there (yet): %v", err)
+	}
+}
+
+func TestServerAwayIsRetryable(t *testing.T) {
+	t.Parallel()
+	s := streamstest.StartWith(t, t.TempDir())
+	s.Kill()
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	_, err := s.Bus().JS.Publish(ctx, streams.ChangesSubject("m", "d"), []byte("1"))
+	if err == nil || !streams.Retryable(err) {
+		t.Fatalf("%v", err)
+	}
+	s.Restart()
+	if _, err := s.Bus().JS.Publish(within(t), streams.ChangesSubject("m", "d"), []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A dedup window's worth of repeats stores a message once.
+func TestRepeatIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	b := streamstest.Start(t)
+	for i := range 3 {
+		ack, err := b.JS.Publish(within(t), streams.ChangesSubject("m", "d"), []byte("x"), jetstream.WithMsgID("m/d/1/1"))
+		if err != nil || ack.Duplicate != (i > 0) {
+			t.Fatalf("publish %d: %+v, %v", i, ack, err)
+		}
+	}
+}
+
+// What taps see of a change: its headers and no payload.
+func TestTapGetsHeadersOnly(t *testing.T) {
+	t.Parallel()
+	b := streamstest.Start(t)
+	sub, err := b.Conn.SubscribeSync(streams.TapPrefix + ">")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := nats.NewMsg(streams.ChangesSubject("m", "d"))
+	m.Data = []byte("secret")
+	m.Header.Set("Leeward-Kind", "block")
+	if _, err := b.JS.PublishMsg(within(t), m); err != nil {
+		t.Fatal(err)
+	}
+	got, err := sub.NextMsg(5 * time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.Replace(m.Subject, "leeward.", "leeward.tap.", 1); got.Subject != want {
+		t.Errorf("on %s, want %s", got.Subject, want)
+	}
+	if len(got.Data) != 0 || got.Header.Get("Leeward-Kind") != "block" || got.Header.Get("Nats-Msg-Size") != "6" {
+		t.Errorf("payload %q, headers %v", got.Data, got.Header)
+	}
+}
