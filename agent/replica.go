@@ -69,6 +69,12 @@ func (r *replica) hear(m *nats.Msg) {
 }
 
 func (r *replica) learn(rc *wire.Receipt) {
+	if rc.Machine != r.cfg.Machine || rc.Disk != r.name {
+		// Whoever may write to a subject is checked by the server; what a message says
+		// of itself must agree with where it was found.
+		r.log.Warn("receipt of another disk on this disk's subject", "disk", r.name, "names", rc.Machine+"/"+rc.Disk)
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if o := r.receipt; o != nil && (rc.Epoch < o.Epoch || rc.Epoch == o.Epoch && rc.Number < o.Number && !rc.Resend) {

@@ -1,0 +1,63 @@
+package scan_test
+
+import (
+	"context"
+	"crypto/rand"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/leeward-dr/leeward/agent/capture/scan"
+	"github.com/leeward-dr/leeward/agent/disk"
+	"github.com/leeward-dr/leeward/agent/disk/disktest"
+	"github.com/leeward-dr/leeward/streams/wire"
+)
+
+// BenchmarkCompare compares a whole loop device with sums, next to dd in the same
+// run: half of it zeros, and all of it data.
+func BenchmarkCompare(b *testing.B) {
+	for name, share := range map[string]int64{"half zeros": 2, "all data": 1} {
+		b.Run(name, func(b *testing.B) {
+			disktest.NeedRoot(b, "dd")
+			const size = 512 << 20
+			img := disktest.Image(b, size)
+			noise, err := os.OpenFile(img, os.O_WRONLY, 0)
+			if err != nil {
+				b.Fatal(err)
+			}
+			data := make([]byte, 1<<20)
+			for at := int64(0); at < size/share; at += int64(len(data)) {
+				_, _ = rand.Read(data)
+				if _, err := noise.WriteAt(data, at); err != nil {
+					b.Fatal(err)
+				}
+			}
+			noise.Close()
+			dev, err := disk.Open(disktest.Attach(b, img))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer dev.Close()
+			sums := make([]wire.Sum, dev.Blocks())
+			var dd time.Duration
+			b.SetBytes(size)
+			for b.Loop() {
+				_, err := scan.Compare(ctx, dev, scan.Options{}, func(_ context.Context, start uint64, n int) ([]wire.Sum, error) {
+					return sums[start:][:n], nil
+				}, func(uint64, []byte, []wire.Sum) error { return nil })
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				began := time.Now()
+				if out, err := exec.Command("dd", "if="+dev.Path(), "of=/dev/null", "iflag=direct", "bs=4M").CombinedOutput(); err != nil {
+					b.Fatal(err, string(out))
+				}
+				dd += time.Since(began)
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(dd)/float64(b.Elapsed()), "x-dd")
+		})
+	}
+}

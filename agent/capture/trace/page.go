@@ -1,0 +1,136 @@
+package trace
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Bits of the page header's commit word beside the length.
+const (
+	missedEvents = 1 << 31 // events before this page were lost
+	missedStored = 1 << 30 // their number is stored behind the data
+)
+
+// Types of ring record; below typeMax is a length in words.
+const (
+	typeLong      = 0
+	typePadding   = 29
+	typeTimeDelta = 30
+	typeTimeStamp = 31
+)
+
+var errPage = errors.New("malformed ring page")
+
+// event is what the driver needs of one completed request.
+type event struct {
+	sector uint64 // of 512 bytes, on the whole disk
+	count  uint32 // sectors
+	kind   kind
+}
+
+// page reads the events of one page as the kernel wrote it and calls fn with each
+// event of the layout's kind. missed says that events before it were lost. It
+// allocates nothing; b may hold anything.
+func (l *layout) page(b []byte, fn func(event)) (missed bool, err error) {
+	if len(b) < l.dataOff {
+		return false, fmt.Errorf("%w: %d bytes are less than a header", errPage, len(b))
+	}
+	// The kernel adds bit 31 as a signed number, so the upper half may be all ones.
+	commit := order.Uint32(b[8:])
+	if l.commitSize == 8 {
+		commit = uint32(order.Uint64(b[8:]))
+	}
+	missed = commit&missedEvents != 0
+	length := commit &^ (missedEvents | missedStored)
+	if uint64(length) > uint64(len(b)-l.dataOff) {
+		return missed, fmt.Errorf("%w: says it has %d bytes, has %d", errPage, length, len(b)-l.dataOff)
+	}
+	data := b[l.dataOff : l.dataOff+int(length)]
+	for len(data) > 0 {
+		payload, size, err := record(data)
+		if err != nil {
+			return missed, err
+		}
+		if payload != nil {
+			if err := l.event(payload, fn); err != nil {
+				return missed, err
+			}
+		}
+		data = data[size:]
+	}
+	return missed, nil
+}
+
+// record cuts the first record off data: its payload, nil if it carries none, and
+// its whole size.
+func record(data []byte) (payload []byte, size int, err error) {
+	if len(data) < 4 {
+		return nil, 0, fmt.Errorf("%w: %d bytes left over", errPage, len(data))
+	}
+	word := order.Uint32(data)
+	typ, delta := word&31, word>>5
+	if bigEndian {
+		typ, delta = word>>27, word&(1<<27-1)
+	}
+	if typ == typePadding && delta == 0 {
+		return nil, len(data), nil // nothing more on this page
+	}
+	head := 4
+	switch typ {
+	case typeTimeDelta, typeTimeStamp:
+		size = 8
+	case typeLong, typePadding:
+		if len(data) < 8 {
+			return nil, 0, fmt.Errorf("%w: length word is cut off", errPage)
+		}
+		n := order.Uint32(data[4:])
+		if n < 4 || n > uint32(len(data)) {
+			return nil, 0, fmt.Errorf("%w: record of %d bytes in %d", errPage, n, len(data))
+		}
+		head, size = 8, 4+int(n)
+	default:
+		size = 4 + int(typ)*4
+	}
+	if size > len(data) {
+		return nil, 0, fmt.Errorf("%w: record of %d bytes in %d", errPage, size, len(data))
+	}
+	if typ >= typePadding {
+		return nil, size, nil
+	}
+	return data[head:size], size, nil
+}
+
+// event reads one event's payload.
+func (l *layout) event(p []byte, fn func(event)) error {
+	if len(p) < 2 {
+		return fmt.Errorf("%w: event of %d bytes", errPage, len(p))
+	}
+	if order.Uint16(p) != l.id {
+		return nil // the ring may carry other events, for example markers
+	}
+	if len(p) < l.minimum {
+		return fmt.Errorf("%w: event of %d bytes, want %d", errPage, len(p), l.minimum)
+	}
+	e := event{
+		sector: order.Uint64(p[l.sector.off:]),
+		count:  order.Uint32(p[l.count.off:]),
+		kind:   kindOf(p[l.rwbs.off : l.rwbs.off+l.rwbs.size]),
+	}
+	if e.kind != kindNone && e.count > 0 {
+		fn(e)
+	}
+	return nil
+}
+
+// blocks are the blocks of 4096 bytes that an event touches, cut at the end of a
+// disk that has limit blocks. ok is false if it lies beyond the end as a whole.
+func (e event) blocks(limit uint64) (start, count uint64, ok bool) {
+	const per = 8 // sectors in a block
+	start = e.sector / per
+	if start >= limit {
+		return 0, 0, false
+	}
+	end := e.sector%per + uint64(e.count) // sectors from start's first one
+	count = min((end+per-1)/per, limit-start)
+	return start, count, true
+}

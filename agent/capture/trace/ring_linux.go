@@ -1,0 +1,111 @@
+package trace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// ring is the buffer of one CPU.
+type ring struct {
+	pipe  int // trace_pipe_raw, not blocking
+	stats int
+	base  counters
+}
+
+// openRings opens the rings of every CPU that this machine may ever have.
+func (in *instance) openRings() ([]*ring, error) {
+	dirs, err := filepath.Glob(filepath.Join(in.dir, "per_cpu/cpu[0-9]*"))
+	if err != nil || len(dirs) == 0 {
+		return nil, fmt.Errorf("no rings in %s", in.dir)
+	}
+	var rings []*ring
+	for _, d := range dirs {
+		r, err := openRing(d)
+		if err != nil {
+			closeRings(rings)
+			return nil, err
+		}
+		rings = append(rings, r)
+	}
+	return rings, nil
+}
+
+func openRing(dir string) (*ring, error) {
+	pipe, err := unix.Open(filepath.Join(dir, "trace_pipe_raw"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s/trace_pipe_raw: %w", dir, err)
+	}
+	stats, err := unix.Open(filepath.Join(dir, "stats"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		_ = unix.Close(pipe)
+		return nil, fmt.Errorf("open %s/stats: %w", dir, err)
+	}
+	return &ring{pipe: pipe, stats: stats}, nil
+}
+
+func closeRings(rings []*ring) {
+	for _, r := range rings {
+		_ = unix.Close(r.pipe)
+		_ = unix.Close(r.stats)
+	}
+}
+
+// read reads one page, 0 if the ring is empty.
+func (r *ring) read(page []byte) (int, error) {
+	for {
+		n, err := unix.Read(r.pipe, page)
+		switch {
+		case err == nil:
+			return n, nil
+		case errors.Is(err, unix.EAGAIN):
+			return 0, nil
+		case !errors.Is(err, unix.EINTR):
+			return 0, fmt.Errorf("read the event ring: %w", err)
+		}
+	}
+}
+
+// counters reads what the kernel tells, into buf.
+func (r *ring) counters(buf []byte) (counters, error) {
+	n, err := unix.Pread(r.stats, buf, 0)
+	if err != nil {
+		return counters{}, fmt.Errorf("read the event ring's counters: %w", err)
+	}
+	return parseCounters(buf[:n]), nil
+}
+
+// switches are the files that say whether the instance still records.
+type switches struct{ on, enabled *os.File }
+
+func (in *instance) openSwitches() (switches, error) {
+	on, err := os.Open(filepath.Join(in.dir, "tracing_on"))
+	if err != nil {
+		return switches{}, err
+	}
+	enabled, err := os.Open(filepath.Join(in.dir, eventPath, "enable"))
+	if err != nil {
+		_ = on.Close()
+		return switches{}, err
+	}
+	return switches{on, enabled}, nil
+}
+
+func (s switches) close() {
+	_ = s.on.Close()
+	_ = s.enabled.Close()
+}
+
+// recording says whether both switches are on.
+func (s switches) recording() bool {
+	var b [8]byte
+	for _, f := range []*os.File{s.on, s.enabled} {
+		if n, err := f.ReadAt(b[:], 0); n < 1 || (err != nil && n == 0) || b[0] != '1' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,217 @@
+package trace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/leeward-dr/leeward/agent/capture"
+	"github.com/leeward-dr/leeward/agent/disk"
+)
+
+// Source follows one disk. It implements capture.Source.
+type Source struct {
+	dev *disk.Disk
+	opt Options
+	lay layout
+
+	inst  *instance
+	rings []*ring
+	sw    switches
+	stop  chan struct{}
+	wg    sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	page   []byte
+	mark   func(event)
+	set    *capture.Set
+	broken error // why changes may have been missed; nil if none were
+	seen   uint64
+	ledger ledger
+	stats  Stats
+}
+
+var _ capture.Source = (*Source)(nil)
+
+// Probe says whether a disk can be followed: nil, or an error that wraps
+// capture.ErrUnsupported and names the reason. It mounts tracefs if need be.
+func Probe(dev *disk.Disk) error {
+	_, err := New(dev, Options{})
+	return err
+}
+
+// New prepares to follow a disk; see Probe for its errors. Nothing is recorded
+// before Start.
+func New(dev *disk.Disk, o Options) (*Source, error) {
+	if !dev.IsBlock() {
+		return nil, unsupported("%s is a file, not a block device", dev.Path())
+	}
+	o = o.withDefaults(dev.Name())
+	sys := sysDir(dev)
+	if entries, err := os.ReadDir(filepath.Join(sys, "mq")); err != nil || len(entries) == 0 {
+		return nil, unsupported("%s passes requests on to other devices; protect the disks below it", dev.Path())
+	}
+	if z := sysLine(dev, "queue/zoned"); z != "" && z != "none" {
+		return nil, unsupported("%s is a zoned device (%s)", dev.Path(), z)
+	}
+	if err := ensureTracefs(o.TracingRoot); err != nil {
+		return nil, unsupported("%w", err)
+	}
+	lay, err := readLayout(o.TracingRoot)
+	if err != nil {
+		return nil, unsupported("%w", err)
+	}
+	s := &Source{dev: dev, opt: o, lay: lay, set: new(capture.Set)}
+	s.page = make([]byte, max(lay.pageSize, os.Getpagesize()))
+	s.mark = s.markEvent
+	return s, nil
+}
+
+func sysDir(dev *disk.Disk) string {
+	return fmt.Sprintf("/sys/dev/block/%d:%d", dev.Major(), dev.Minor())
+}
+
+func sysLine(dev *disk.Disk, name string) string {
+	b, err := os.ReadFile(filepath.Join(sysDir(dev), name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// Name implements capture.Source.
+func (s *Source) Name() string { return "trace" }
+
+// Cheap implements capture.Source.
+func (s *Source) Cheap() bool { return true }
+
+// Guarantee implements capture.Source.
+func (s *Source) Guarantee() string {
+	text := "every write the block layer completes on " + s.dev.Path() + " is recorded by the kernel, losses are detected"
+	if !s.counted() {
+		text += " except by the kernel's counters, which are off (queue/iostats is 0)"
+	}
+	if f := s.dev.Backing(); f != "" {
+		text += "; not seen: writes to " + f + " past the loop device"
+	} else {
+		text += "; not seen: commands sent to the drive past the block layer"
+	}
+	return text
+}
+
+// counted says whether the kernel counts this disk's sectors.
+func (s *Source) counted() bool { return sysLine(s.dev, "queue/iostats") != "0" }
+
+// Start implements capture.Source.
+func (s *Source) Start(ctx context.Context) error {
+	if s.inst != nil {
+		return errors.New("trace source is already started")
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	removeStale(s.opt.TracingRoot)
+	inst, err := newInstance(s.opt.TracingRoot, s.opt.Name)
+	if err != nil {
+		return unsupported("%w", err)
+	}
+	s.inst = inst
+	if err := s.begin(); err != nil {
+		err = errors.Join(err, s.release())
+		return unsupported("follow %s: %w", s.dev.Path(), err)
+	}
+	s.stop = make(chan struct{})
+	s.wg.Go(s.drainLoop)
+	return nil
+}
+
+// begin sets the rings up and switches them on.
+func (s *Source) begin() error {
+	dev := uint64(s.dev.Major())<<20 | uint64(s.dev.Minor())
+	if err := s.inst.configure(dev, s.opt.BufferKB); err != nil {
+		return err
+	}
+	var err error
+	if s.rings, err = s.inst.openRings(); err != nil {
+		return err
+	}
+	if s.sw, err = s.inst.openSwitches(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.switchOn()
+}
+
+// settle is how long a request may take between raising its event and being
+// counted by the kernel: instructions, but of a CPU that may be taken away.
+const settle = 10 * time.Millisecond
+
+// switchOn begins to record and notes between which counts of the kernel that was.
+func (s *Source) switchOn() error {
+	before, err := s.count()
+	if err != nil {
+		return err
+	}
+	if err := s.inst.write("tracing_on", "1"); err != nil {
+		return err
+	}
+	time.Sleep(settle)
+	after, err := s.count()
+	if err != nil {
+		return err
+	}
+	s.seen, s.ledger = 0, newLedger(before.written, after.written)
+	return nil
+}
+
+// Close implements capture.Source.
+func (s *Source) Close() error {
+	if s.inst == nil {
+		return nil
+	}
+	close(s.stop)
+	s.wg.Wait()
+	return s.release()
+}
+
+// release gives everything back to the kernel.
+func (s *Source) release() error {
+	closeRings(s.rings)
+	s.rings = nil
+	if s.sw.on != nil {
+		s.sw.close()
+		s.sw = switches{}
+	}
+	err := s.inst.remove()
+	s.inst = nil
+	return err
+}
+
+// drainLoop keeps the rings from filling up.
+func (s *Source) drainLoop() {
+	t := time.NewTicker(drainEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-t.C:
+			s.mu.Lock()
+			s.drain()
+			s.mu.Unlock()
+		}
+	}
+}
+
+// Stats tells what the source did so far.
+func (s *Source) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}

@@ -1,0 +1,212 @@
+package trace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/leeward-dr/leeward/agent/capture"
+)
+
+var errNotStarted = errors.New("trace source is not started")
+
+// markEvent puts an event's blocks into the set.
+func (s *Source) markEvent(e event) {
+	s.stats.Events++
+	if e.kind == kindDiscard {
+		s.stats.Discarded += uint64(e.count)
+	} else {
+		s.stats.Sectors += uint64(e.count)
+		s.seen += uint64(e.count)
+	}
+	start, count, ok := e.blocks(s.dev.Blocks())
+	if !ok {
+		s.breaks(fmt.Errorf("a write at sector %d is behind the end of %s, which was resized", e.sector, s.dev.Path()))
+		return
+	}
+	s.set.Add(start, count)
+}
+
+// breaks notes the first reason to doubt what was seen.
+func (s *Source) breaks(err error) {
+	if s.broken == nil {
+		s.broken = err
+	}
+}
+
+// drain reads every ring until it is empty.
+func (s *Source) drain() {
+	began := time.Now()
+	for _, r := range s.rings {
+		s.drainRing(r)
+	}
+	s.stats.Busy += time.Since(began)
+}
+
+func (s *Source) drainRing(r *ring) {
+	// Reading is far faster than writing, but must end even if it were not.
+	for limit := 4 * s.opt.BufferKB << 10 / len(s.page); limit > 0; limit-- {
+		n, err := r.read(s.page)
+		if err != nil {
+			s.breaks(err)
+			return
+		}
+		if n == 0 {
+			return
+		}
+		s.stats.Pages++
+		missed, err := s.lay.page(s.page[:n], s.mark)
+		if err != nil {
+			s.breaks(err)
+			return
+		}
+		if missed {
+			s.breaks(errors.New("the event ring overflowed"))
+		}
+	}
+}
+
+// drainAll drains until the kernel says that nothing waits. An event that
+// interrupted another one on its CPU cannot be read before the outer one is
+// finished; the count of entries shows it.
+func (s *Source) drainAll() {
+	var text [512]byte
+	for range 5 {
+		s.drain()
+		waiting := false
+		for _, r := range s.rings {
+			c, err := r.counters(text[:])
+			if err != nil {
+				s.breaks(err)
+				return
+			}
+			if c.lost != r.base.lost {
+				s.breaks(fmt.Errorf("the event ring had no room for %d events", c.lost-r.base.lost))
+			}
+			waiting = waiting || c.entries > 0
+		}
+		if !waiting {
+			break
+		}
+	}
+	if !s.sw.recording() {
+		s.breaks(errors.New("somebody switched recording off"))
+	}
+}
+
+// Take implements capture.Source.
+func (s *Source) Take(ctx context.Context) (*capture.Set, error) {
+	if s.inst == nil {
+		return nil, errNotStarted
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drainAll()
+	if s.broken != nil {
+		return nil, s.lose()
+	}
+	taken := s.set
+	s.set = new(capture.Set)
+	return taken, nil
+}
+
+// lose reports a loss once and goes on from here.
+func (s *Source) lose() error {
+	err := fmt.Errorf("%s: %w: %w", s.dev.Path(), capture.ErrLost, s.broken)
+	s.stats.Losses++
+	// What is written from here on must be seen: stop, empty the rings, and begin
+	// again with an empty ledger.
+	again := errors.Join(
+		s.inst.write("tracing_on", "0"),
+		s.inst.write(filepath.Join(eventPath, "enable"), "1"),
+	)
+	s.drain()
+	var text [512]byte
+	for _, r := range s.rings {
+		if c, cerr := r.counters(text[:]); cerr == nil {
+			r.base = c
+		}
+	}
+	s.set, s.broken = new(capture.Set), nil
+	if again = errors.Join(again, s.switchOn()); again != nil {
+		s.breaks(again)
+	}
+	return err
+}
+
+// auditTries times auditPause is how long a disk may take to come to rest.
+const (
+	auditTries = 40
+	auditPause = 5 * time.Millisecond
+)
+
+// Audit implements capture.Source.
+func (s *Source) Audit(ctx context.Context) error {
+	if s.inst == nil {
+		return errNotStarted
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var r reading
+	for try := range auditTries {
+		if try > 0 {
+			if err := pause(ctx, auditPause); err != nil {
+				return err
+			}
+		}
+		fits, err := s.read(&r)
+		if err != nil {
+			return err
+		}
+		if s.broken != nil {
+			return s.lose()
+		}
+		if fits || !s.counted() {
+			return nil
+		}
+	}
+	s.breaks(fmt.Errorf("the kernel counted %d sectors written, the driver saw %d and expected %d to %d before it began",
+		r.after, r.seen, s.ledger.lo, s.ledger.hi))
+	return s.lose()
+}
+
+// read compares once.
+func (s *Source) read(r *reading) (fits bool, err error) {
+	before, err := s.count()
+	if err != nil {
+		return false, err
+	}
+	s.drainAll()
+	after, err := s.count()
+	if err != nil {
+		return false, err
+	}
+	*r = reading{before.written, after.written, s.seen, before.inflight+after.inflight > 0}
+	return s.ledger.judge(*r), nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// count reads the kernel's counters of the disk.
+func (s *Source) count() (diskstat, error) {
+	b, err := os.ReadFile(filepath.Join(sysDir(s.dev), "stat"))
+	if err != nil {
+		return diskstat{}, fmt.Errorf("read the counters of %s: %w", s.dev.Path(), err)
+	}
+	return parseStat(string(b))
+}

@@ -1,0 +1,153 @@
+package trace
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	eventPath    = "events/block/block_rq_complete"
+	instanceMark = "leeward-"
+)
+
+// ensureTracefs makes sure that tracefs is at root.
+func ensureTracefs(root string) error {
+	if _, err := os.Stat(filepath.Join(root, "instances")); err == nil {
+		return nil
+	}
+	if _, err := os.Stat(root); err != nil {
+		return fmt.Errorf("this kernel has no tracing: %w", err)
+	}
+	if err := unix.Mount("tracefs", root, "tracefs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("mount tracefs on %s: %w (root is needed)", root, err)
+	}
+	return nil
+}
+
+// readLayout reads where the event's fields are.
+func readLayout(root string) (layout, error) {
+	format, err := os.ReadFile(filepath.Join(root, eventPath, "format"))
+	if err != nil {
+		return layout{}, fmt.Errorf("this kernel has no event block_rq_complete or it may not be read: %w", err)
+	}
+	header, err := os.ReadFile(filepath.Join(root, "events/header_page"))
+	if err != nil {
+		return layout{}, err
+	}
+	return parseLayout(format, header)
+}
+
+// instance is a private set of ring buffers.
+type instance struct{ dir string }
+
+// newInstance makes an instance that can be told to be this process's.
+func newInstance(root, name string) (*instance, error) {
+	born, err := bornAt(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	// Random, because one process may follow a disk anew before the old source is closed.
+	full := fmt.Sprintf("%s%s_%08x-%d-%s", instanceMark, name, rand.Uint32(), os.Getpid(), born)
+	in := &instance{filepath.Join(root, "instances", full)}
+	if err := os.Mkdir(in.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a tracing instance: %w", err)
+	}
+	return in, nil
+}
+
+// removeStale removes the instances of agents that are dead. The kernel refuses to
+// remove one that is in use, so a wrong guess here does no harm.
+func removeStale(root string) {
+	entries, _ := os.ReadDir(filepath.Join(root, "instances"))
+	for _, e := range entries {
+		parts := strings.Split(e.Name(), "-")
+		if !strings.HasPrefix(e.Name(), instanceMark) || len(parts) < 3 {
+			continue
+		}
+		pid, err := strconv.Atoi(parts[len(parts)-2])
+		if err != nil || pid <= 0 {
+			continue
+		}
+		if born, err := bornAt(pid); err == nil && born == parts[len(parts)-1] {
+			continue
+		}
+		stale := instance{filepath.Join(root, "instances", e.Name())}
+		_ = stale.remove()
+	}
+}
+
+// bornAt is when a process started, in the kernel's ticks: with it a pid is unique.
+func bornAt(pid int) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	// The name in parentheses may hold anything; fields count from behind it.
+	at := strings.LastIndexByte(string(b), ')')
+	f := strings.Fields(string(b[at+1:]))
+	if at < 0 || len(f) < 20 {
+		return "", fmt.Errorf("/proc/%d/stat has too few fields", pid)
+	}
+	return f[19], nil
+}
+
+func (in *instance) write(name, value string) error {
+	f, err := os.OpenFile(filepath.Join(in.dir, name), os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write %q to %s: %w", value, filepath.Join(in.dir, name), err)
+	}
+	return nil
+}
+
+// configure sets the rings up for one device, tracing still off.
+func (in *instance) configure(dev uint64, bufferKB int) error {
+	if err := in.write("tracing_on", "0"); err != nil {
+		return err
+	}
+	if err := in.resize(bufferKB); err != nil {
+		return err
+	}
+	// Drop what is new when full, so that a loss shows in a counter; do not spend
+	// time on names of tasks.
+	_ = in.write("options/record-cmd", "0")
+	if err := in.write("options/overwrite", "0"); err != nil {
+		return err
+	}
+	filter := fmt.Sprintf(`dev == %d && nr_sector > 0 && !(rwbs ~ "R*")`, dev)
+	if err := in.write(filepath.Join(eventPath, "filter"), filter); err != nil {
+		return err
+	}
+	return in.write(filepath.Join(eventPath, "enable"), "1")
+}
+
+// resize asks for a size of each ring and takes less if memory is short.
+func (in *instance) resize(kb int) error {
+	const least = 256
+	for {
+		err := in.write("buffer_size_kb", strconv.Itoa(kb))
+		if err == nil || !errors.Is(err, unix.ENOMEM) || kb/2 < least {
+			return err
+		}
+		kb /= 2
+	}
+}
+
+// remove takes the instance out of the kernel.
+func (in *instance) remove() error {
+	err := errors.Join(in.write("tracing_on", "0"), in.write(filepath.Join(eventPath, "enable"), "0"))
+	if rm := os.Remove(in.dir); rm != nil && !errors.Is(rm, os.ErrNotExist) {
+		return errors.Join(err, rm)
+	}
+	return nil
+}
