@@ -188,6 +188,8 @@ func remedy(err error) string {
 	switch {
 	case errors.Is(err, errMuch), errors.Is(err, quiesce.ErrTooSlow):
 		return "raise --freeze-limit or --freeze-bytes, or lower the load; replication itself goes on"
+	case errors.Is(err, errResized):
+		return "restart the agent: it compares the disk in its new size with the vault and goes on"
 	case errors.Is(err, errBusy):
 		return "this disk has no filesystem that can be frozen, or the scan driver is too slow for it: use the trace driver or stop the writers for a moment"
 	}

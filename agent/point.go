@@ -20,6 +20,9 @@ import (
 // everything as it was: what changed stays marked.
 func (a *Agent) point(ctx context.Context) error {
 	began := time.Now()
+	if err := a.sizes(); err != nil {
+		return err
+	}
 	usage, err := a.inspect()
 	if err != nil {
 		return err
@@ -59,6 +62,23 @@ func (a *Agent) point(ctx context.Context) error {
 	a.log.Info("point cut", "point", m.ID, "frozen_ms", float64(c.frozen.Microseconds())/1e3, "seconds", time.Since(began).Seconds())
 	for _, r := range a.replicas {
 		r.tell("point", 0, 0, fmt.Sprintf("%s frozen %v", m.ID, c.frozen.Round(time.Microsecond)))
+	}
+	return nil
+}
+
+// errResized means that a disk is not the size it was opened with.
+var errResized = errors.New("disk was resized")
+
+// sizes makes sure that every disk still has the size that the vault was told.
+func (a *Agent) sizes() error {
+	for _, r := range a.replicas {
+		n, err := r.dev.CurrentSize()
+		if err != nil {
+			return err
+		}
+		if n != r.dev.Size() {
+			return fmt.Errorf("disk %s: %w from %d to %d bytes", r.name, errResized, r.dev.Size(), n)
+		}
 	}
 	return nil
 }

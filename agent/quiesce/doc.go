@@ -33,7 +33,7 @@
 // Frozen.Skipped: the cut's guarantee must say so.
 //
 // Run the agent so that agent and guard are not killed together (systemd:
-// KillMode=process or mixed): with both gone nobody thaws.
+// KillMode=process): with both gone nobody thaws.
 //
 // It never reads a disk and never decides when to cut.
 package quiesce

@@ -198,13 +198,13 @@ func compare(t *testing.T, dev scan.Device, o scan.Options, theirs []wire.Sum) (
 }
 
 func TestCompare(t *testing.T) {
-	for _, blocks := range []int64{1, 1023, 1024, 1025, 20000, 40000} {
+	for _, blocks := range []int64{1, 1023, 1024, 1025, 2*wire.MaxSums - 5000} {
 		f := noisy(blocks, uint64(blocks))
 		theirs := sumsOf(contents(t, f))
 		rnd := rand.New(rand.NewPCG(3, uint64(blocks)))
 		for range 20 {
 			at := rnd.Int64N(blocks)
-			scribble(f, rnd, at, min(blocks-at, 1+rnd.Int64N(3000)/(1+rnd.Int64N(100))))
+			scribble(f, rnd, at, min(blocks-at, 1+rnd.Int64N(2000)/(1+rnd.Int64N(100))))
 		}
 		mine := sumsOf(contents(t, f))
 		set, stats, err := compare(t, f, scan.Options{Workers: 3}, theirs)
