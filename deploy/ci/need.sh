@@ -35,7 +35,8 @@ race            ; gcc                  ; cc                                     
 race            ; libc6-dev            ; /usr/include/stdlib.h                  ; the race detector
 demo,bench      ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
 demo,bench      ; postgresql-contrib   ; /usr/lib/postgresql/*/bin/pgbench      ; the load on the database
-bench           ; fio                  ; fio                                    ; the load on the disk
+test,bench      ; fio                  ; fio                                    ; the load on the disk
+demo            ; jq                   ; jq                                     ; reading what the CLI says
 bench           ; restic               ; restic                                 ; the comparison
 '
 
