@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/fx"
-
 	"github.com/leeward-dr/leeward/agent/quiesce"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/streamstest"
@@ -239,11 +237,5 @@ func TestParseDisk(t *testing.T) {
 		if d, err := ParseDisk(in); err == nil {
 			t.Errorf("%q is taken as %+v", in, d)
 		}
-	}
-}
-
-func TestModuleIsWiredCompletely(t *testing.T) {
-	if err := fx.ValidateApp(fx.Supply(Default(), slog.Default()), Module, fx.NopLogger); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -34,6 +34,7 @@ type Refused struct {
 	Reason string
 }
 
+// Error names the mount and the reason.
 func (r *Refused) Error() string {
 	return fmt.Sprintf("%s %v: %s", r.Mount.Path, ErrRefused, r.Reason)
 }

@@ -1,0 +1,55 @@
+// Package process is the process server: it pulls the changes of the partitions
+// it owns, follows the chain of every disk, commits runs of links to the vault,
+// says in a receipt what the vault holds, and only then acknowledges the messages.
+//
+//	JetStream ─pull─► decode ─► follow ─► run ─► optimize ─► vault.Commit ─► receipt ─► ack
+//	            (one handler      (one goroutine a disk)        (worker pool, in order a disk)
+//	            a partition)
+//
+// # What is done with a link
+//
+// The vault's head, and behind it the links that wait to be committed, say what is
+// expected next. follow decides, without I/O:
+//
+//	the next link                        appended to the run
+//	in the vault already                 acknowledged
+//	waiting already                      its delivery is acknowledged with the first one
+//	first link of a newer epoch (open)   committed at once, alone: the epoch's base is the vault's head
+//	open that knows more than the vault  refused: receipt with resend, event vault-behind
+//	another link at a number in use,
+//	or one that does not fit its
+//	predecessor                          refused: receipt with resend, event fork
+//	older epoch than the head's          refused: receipt with the present head, event fenced
+//	link behind a gap                    held for a moment, see below
+//	no link of the subject's disk        terminated, event malformed; the chain then shows a gap
+//
+// # Gaps
+//
+// Asynchronous publishers may be reordered, and a delivery to a dead client comes
+// again only after its acknowledgement wait. So a link behind a gap is held (2 s,
+// 256 links, 16 MiB). Then the partition's consumer is reset, so that everything
+// unacknowledged is delivered again in order, and the vault's head is read again,
+// in case somebody else wrote there. Only then the gap is a loss: the receipt asks
+// for a resend, and what is left of the epoch is dropped, because the agent sends
+// it again in a new one.
+//
+// # Who may fail, and what happens
+//
+// Killed between commit and ack: JetStream delivers again, the head shows that the
+// vault has it. Two servers on one partition: the vault takes each number once, the
+// loser reads the head again and goes on behind it. Store failing: the runs stay in
+// memory, deliveries are kept alive, the budget fills, pulling stops, JetStream
+// fills, agents slow down; nothing is acknowledged. JetStream's state lost: the
+// receipts are published again from the vault's heads.
+//
+// # Memory
+//
+// Config.MemoryBytes bounds the links that wait, over all disks; one disk has at
+// most three runs or half of it. On top comes what the NATS client has fetched and
+// nobody handled yet: at most 2.2 MiB a partition by default (PullMaxBytes below
+// that could be smaller than one message, which JetStream answers by silence), and
+// the vault's table of sums for each disk that is in use.
+//
+// This package never decides what a recovery point is, and never changes a link:
+// what the agent sent is what the vault gets, or nothing.
+package process

@@ -1,0 +1,196 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leeward-dr/leeward/consumers/optimize"
+	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/wire"
+)
+
+// pull takes the messages of partition p until ctx ends.
+func (s *Server) pull(ctx context.Context, p int) {
+	for wait := s.tempo.retry; ctx.Err() == nil; {
+		began := time.Now()
+		err := s.consume(ctx, p)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > s.tempo.retryMax {
+			wait = s.tempo.retry
+		}
+		s.log.Warn("pulling stopped, trying again", "partition", p, "err", err, "in", wait)
+		if !sleep(ctx, wait) {
+			return
+		}
+		wait = min(2*wait, s.tempo.retryMax)
+	}
+}
+
+// consume handles deliveries until ctx ends or the consumer is gone.
+func (s *Server) consume(ctx context.Context, p int) error {
+	cons, err := s.consumer(ctx, p)
+	if err != nil {
+		return err
+	}
+	// What a server before us had not acknowledged is delivered again now, in order,
+	// instead of after its acknowledgement wait, out of order.
+	s.reset(ctx, p)
+	var handling sync.RWMutex // held for writing: no handler runs any more
+	doubt := make(chan error, 1)
+	cc, err := cons.Consume(func(m jetstream.Msg) {
+		handling.RLock()
+		defer handling.RUnlock()
+		if ctx.Err() == nil {
+			s.deliver(ctx, p, m)
+		}
+	}, jetstream.PullMaxBytes(s.cfg.pullBytes(len(s.partitions))), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		select {
+		case doubt <- err:
+		default:
+		}
+	}))
+	if err != nil {
+		return fmt.Errorf("consume partition %d: %w", p, err)
+	}
+	defer func() {
+		cc.Stop()
+		handling.Lock()   // wait for the handler
+		handling.Unlock() //nolint:staticcheck // nothing to protect, only to wait for
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-cc.Closed():
+			return fmt.Errorf("consumer of partition %d is closed", p)
+		case err := <-doubt:
+			// Heartbeats missing, no responders, consumer deleted: is it still there?
+			if !s.connected(ctx) {
+				continue
+			}
+			if _, gone := s.js.Consumer(ctx, streams.Changes, streams.PartitionConsumer(p).Durable); errors.Is(gone, jetstream.ErrConsumerNotFound) || errors.Is(gone, jetstream.ErrStreamNotFound) {
+				return fmt.Errorf("%w (%w)", gone, err)
+			}
+		}
+	}
+}
+
+// connected pauses for a moment and reports whether there is a server to ask.
+func (s *Server) connected(ctx context.Context) bool {
+	return sleep(ctx, s.tempo.retry) && s.conn.IsConnected()
+}
+
+// consumer finds partition p's durable consumer and makes it if it is gone: then
+// JetStream has lost its state, and RECEIPTS probably too.
+func (s *Server) consumer(ctx context.Context, p int) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	cfg := streams.PartitionConsumer(p)
+	cons, err := s.js.Consumer(ctx, streams.Changes, cfg.Durable)
+	if !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return cons, err
+	}
+	if cons, err = s.js.CreateOrUpdateConsumer(ctx, streams.Changes, cfg); err != nil {
+		return nil, fmt.Errorf("create consumer of partition %d: %w", p, err)
+	}
+	s.pulls.Go(func() { s.announce(s.pullCtx, p) })
+	return cons, nil
+}
+
+// again asks for everything of partition p that is not acknowledged, unless that
+// was done a moment ago.
+func (s *Server) again(ctx context.Context, p int) {
+	now := time.Now()
+	last := s.resets[p].Load()
+	if now.Sub(time.Unix(0, last)) < s.tempo.reset || !s.resets[p].CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	s.tasks.Go(func() { s.reset(ctx, p) })
+}
+
+func (s *Server) reset(ctx context.Context, p int) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := s.js.ResetConsumer(ctx, streams.Changes, streams.PartitionConsumer(p).Durable); err != nil && ctx.Err() == nil {
+		// What is outstanding comes when its acknowledgement wait has passed.
+		s.log.Debug("the consumer was not reset", "partition", p, "err", err)
+	}
+}
+
+// deliver takes one message of partition p to its disk.
+func (s *Server) deliver(ctx context.Context, p int, m jetstream.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		s.log.Warn("a message without JetStream's reply subject was ignored", "subject", m.Subject(), "err", err)
+		return
+	}
+	if meta.NumDelivered > 1 {
+		s.againN.Add(1)
+	}
+	s.behind[p].Store(meta.NumPending)
+	id, c, err := open(m.Subject(), m.Data())
+	if err != nil {
+		s.malformed(m, id, meta.Sequence.Stream, err)
+		return
+	}
+	l := &link{
+		Link: optimize.Link{Change: c, Hash: wire.HashOf(m.Data())}, size: int64(len(m.Data())) + linkOverhead,
+		stored: meta.Timestamp, tickets: []ticket{{seq: meta.Sequence.Stream, reply: m.Reply()}},
+	}
+	d := s.pin(id)
+	if d == nil {
+		return
+	}
+	defer s.unpin(d)
+	if s.reserve(ctx, d, l.size) != nil {
+		return
+	}
+	select {
+	case d.in <- l:
+		s.bytesIn.Add(uint64(len(m.Data())))
+	case <-ctx.Done():
+		d.release(l)
+	}
+}
+
+// open decodes a message and checks that it is what its subject says.
+func open(subject string, data []byte) (vault.DiskID, *wire.Change, error) {
+	machine, disk, err := streams.ParseChanges(subject)
+	id := vault.DiskID{Machine: machine, Disk: disk}
+	if err != nil {
+		return id, nil, err
+	}
+	if err := errors.Join(streams.ValidName("machine", machine), streams.ValidName("disk", disk)); err != nil {
+		return vault.DiskID{}, nil, err
+	}
+	c, err := wire.DecodeChange(data)
+	if err != nil {
+		return id, nil, err
+	}
+	if c.Machine != machine || c.Disk != disk {
+		return id, nil, fmt.Errorf("it is a change of %s/%s", c.Machine, c.Disk)
+	}
+	return id, c, nil
+}
+
+// malformed refuses a message that is no link of its subject's disk.
+func (s *Server) malformed(m jetstream.Msg, id vault.DiskID, seq uint64, err error) {
+	s.malformedN.Add(1)
+	if id.Machine == "" {
+		id.Machine = "unknown"
+	}
+	s.voice.event(&wire.Event{
+		Machine: id.Machine, Disk: id.Disk, Kind: "malformed", Severity: wire.Critical,
+		What: fmt.Sprintf("message %d on %s was refused: %v", seq, m.Subject(), err),
+		Try:  "upgrade the older side, or see what else publishes there",
+	})
+	s.answered(m.TermWithReason("malformed"))
+}

@@ -1,0 +1,280 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/leeward-dr/leeward/consumers/optimize"
+	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/bus"
+)
+
+// Options of a Server that are no settings of an operator.
+type Options struct {
+	// Partitions are those this server owns, each from 0 to streams.Partitions-1.
+	// Nil: all.
+	Partitions []int
+	Log        *slog.Logger // nil: silent
+}
+
+// Server is a process server, see the package comment.
+type Server struct {
+	conn       *nats.Conn
+	js         jetstream.JetStream
+	vault      *vault.Vault
+	cfg        Config
+	limits     optimize.Limits
+	tempo      tempo
+	log        *slog.Logger
+	partitions []int
+	optimizer  *optimize.Optimizer
+	voice      *voice
+	memory     *semaphore.Weighted
+	slots      chan struct{}      // one for each commit at the same time
+	committed  func(vault.DiskID) // for tests: between commit and receipt
+	resets     [streams.Partitions]atomic.Int64
+
+	ctx      context.Context // ends: drop everything
+	cancel   context.CancelFunc
+	pullCtx  context.Context // ends: take nothing more
+	pullStop context.CancelFunc
+	pulls    sync.WaitGroup // ends with pullCtx
+	loops    sync.WaitGroup // one for each disk
+	tasks    sync.WaitGroup
+	subs     []*nats.Subscription
+	service  micro.Service
+
+	mu      sync.Mutex
+	closing bool
+	disks   map[vault.DiskID]*disk
+	shown   map[vault.DiskID]DiskStats
+
+	counters
+}
+
+// New makes a server that does nothing before Start.
+func New(b *bus.Bus, v *vault.Vault, c Config, o Options) (*Server, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Partitions == nil {
+		for p := range streams.Partitions {
+			o.Partitions = append(o.Partitions, p)
+		}
+	}
+	for _, p := range o.Partitions {
+		if p < 0 || p >= streams.Partitions {
+			return nil, fmt.Errorf("partition %d: there are 0 to %d", p, streams.Partitions-1)
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	opt, err := optimize.New(0)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		conn: b.Conn, js: b.JS, vault: v, cfg: c, limits: optimize.Default(), tempo: patient(), log: o.Log,
+		partitions: o.Partitions, optimizer: opt, memory: semaphore.NewWeighted(c.MemoryBytes), slots: make(chan struct{}, c.Workers),
+		disks: map[vault.DiskID]*disk{}, shown: map[vault.DiskID]DiskStats{},
+	}
+	s.limits.Bytes, s.limits.Age = c.BatchBytes, c.BatchAge
+	s.voice = newVoice(b.JS, o.Log)
+	return s, nil
+}
+
+// Start begins to pull and returns. Call it once.
+func (s *Server) Start(context.Context) error {
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.pullCtx, s.pullStop = context.WithCancel(s.ctx)
+	s.voice.start(s.ctx, s.tempo)
+	for _, p := range s.partitions {
+		sub, err := s.conn.QueueSubscribe(streams.SumsPartition(p), "leeward-process", s.asked)
+		if err != nil {
+			return errors.Join(fmt.Errorf("subscribe to requests for sums: %w", err), s.Stop(context.Background()))
+		}
+		s.subs = append(s.subs, sub)
+		s.pulls.Go(func() { s.pull(s.pullCtx, p) })
+	}
+	s.pulls.Go(func() { s.announce(s.pullCtx, s.partitions...) })
+	if err := s.register(); err != nil {
+		return errors.Join(fmt.Errorf("register the service: %w", err), s.Stop(context.Background()))
+	}
+	return nil
+}
+
+// Stop takes nothing more, commits what is here, says so, acknowledges it and
+// returns. When ctx ends first, the rest is dropped: it is delivered again to the
+// next server.
+func (s *Server) Stop(ctx context.Context) error {
+	if s.ctx == nil {
+		return nil
+	}
+	s.pullStop()
+	for _, sub := range s.subs {
+		_ = sub.Unsubscribe() // fails only if the connection is gone
+	}
+	if s.service != nil {
+		_ = s.service.Stop()
+	}
+	s.pulls.Wait()
+	s.mu.Lock()
+	if !s.closing {
+		s.closing = true
+		for _, d := range s.disks {
+			close(d.drain)
+		}
+	}
+	s.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { s.loops.Wait(); close(ended) }()
+	var err error
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		err = fmt.Errorf("stop the process server: not everything was committed, it will be delivered again: %w", context.Cause(ctx))
+	}
+	s.voice.flush(ctx)
+	s.cancel()
+	<-ended
+	s.tasks.Wait()
+	s.voice.wait()
+	if err == nil && s.conn.IsConnected() {
+		ctx, cancel := context.WithTimeout(ctx, answerWait) // the client insists on a deadline
+		defer cancel()
+		err = s.conn.FlushWithContext(ctx) // the last acknowledgements
+	}
+	return err
+}
+
+// pin returns the disk, started if need be, or nil when the server is stopping.
+// Until unpin it does not retire.
+func (s *Server) pin(id vault.DiskID) *disk {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil
+	}
+	d := s.disks[id]
+	if d == nil {
+		d = newDisk(s, id, streams.Partition(id.Machine, id.Disk))
+		s.disks[id] = d
+		s.loops.Go(func() { d.loop(s.ctx) })
+	}
+	d.pins++
+	return d
+}
+
+func (s *Server) unpin(d *disk) {
+	s.mu.Lock()
+	d.pins--
+	s.mu.Unlock()
+}
+
+// forget removes a disk that has nothing to do, and reports whether it did.
+func (s *Server) forget(d *disk) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || d.pins > 0 || len(d.in) > 0 || len(d.asks) > 0 || len(d.announce) > 0 {
+		return false
+	}
+	delete(s.disks, d.id)
+	return true
+}
+
+// announce sees to it that RECEIPTS has what the vault holds of every disk of the
+// partitions.
+func (s *Server) announce(ctx context.Context, partitions ...int) {
+	mine := map[int]bool{}
+	for _, p := range partitions {
+		mine[p] = true
+	}
+	for wait := s.tempo.retry; ; wait = min(2*wait, s.tempo.retryMax) {
+		ids, err := s.vault.Disks(ctx)
+		if err == nil {
+			for _, id := range ids {
+				if mine[streams.Partition(id.Machine, id.Disk)] {
+					s.lookAfter(id)
+				}
+			}
+			return
+		}
+		s.log.Warn("the vault cannot be listed, trying again", "err", err, "in", wait)
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+func (s *Server) lookAfter(id vault.DiskID) {
+	d := s.pin(id)
+	if d == nil {
+		return
+	}
+	defer s.unpin(d)
+	select {
+	case d.announce <- struct{}{}:
+	default: // it is asked for already
+	}
+}
+
+// slot waits for one of the places for store I/O. If ctx ends first, so will the
+// I/O.
+func (s *Server) slot(ctx context.Context) (release func()) {
+	select {
+	case s.slots <- struct{}{}:
+		return func() { <-s.slots }
+	case <-ctx.Done():
+		return func() {}
+	}
+}
+
+// reserve waits until there is room for n bytes of a disk's links.
+func (s *Server) reserve(ctx context.Context, d *disk, n int64) error {
+	if err := d.quota.Acquire(ctx, n); err != nil {
+		return err
+	}
+	if err := s.memory.Acquire(ctx, n); err != nil {
+		d.quota.Release(n)
+		return err
+	}
+	s.inMemory.Add(n)
+	return nil
+}
+
+func (s *Server) give(n int64) {
+	s.inMemory.Add(-n)
+	s.memory.Release(n)
+}
+
+// answered takes note of an answer that could not be sent: the message will be
+// delivered again and recognised.
+func (s *Server) answered(err error) {
+	if err != nil {
+		s.unanswered.Add(1)
+	}
+}
+
+// sleep waits and reports whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

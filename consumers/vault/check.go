@@ -1,0 +1,271 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
+	"github.com/leeward-dr/leeward/consumers/vault/store"
+)
+
+// CheckOptions say how deep Check looks.
+type CheckOptions struct {
+	// ReadData reads everything: each frame must open, unpack and have its sums, and
+	// the sums must add up to each segment's digest. Without it, Check reads the ends
+	// of the segments.
+	ReadData bool
+	// Progress is told how many bytes of the vault's objects are done. Calls do not
+	// overlap.
+	Progress func(done, total int64)
+}
+
+// Report is what Check found.
+type Report struct {
+	Disks    int
+	Segments int
+	Points   int
+	Bytes    int64 // of all objects
+	Problems []Problem
+}
+
+// Problem is one thing that is wrong with a vault.
+type Problem struct {
+	Key  string // of the object
+	What string
+	Try  string
+}
+
+// String returns one line for people.
+func (p Problem) String() string { return fmt.Sprintf("%s: %s; %s", p.Key, p.What, p.Try) }
+
+// Check verifies the whole vault: that every object is known and intact, that each
+// disk's chain is without gap or fork, and that every recovery point can be had. What
+// it finds is in the report; an error means that it could not look.
+func (v *Vault) Check(ctx context.Context, o CheckOptions) (*Report, error) {
+	c := &checker{v: v, o: o, report: new(Report), disks: map[DiskID]*diskCheck{}}
+	if err := c.run(ctx); err != nil {
+		return nil, fmt.Errorf("check vault: %w", err)
+	}
+	return c.report, nil
+}
+
+type checker struct {
+	v      *Vault
+	o      CheckOptions
+	report *Report
+	disks  map[DiskID]*diskCheck
+	points []store.Info
+	slots  int
+	marker bool
+	done   int64
+}
+
+// diskCheck is what there is of a disk, and what was found out about it.
+type diskCheck struct {
+	id      DiskID
+	hasKey  bool
+	history history
+	ends    map[Position]endCheck // of intact segments
+	bases   map[uint64]Position   // of epochs whose first segment is intact
+	broken  map[uint64][]uint64   // links from which on segments are damaged or missing
+	replay  *replay               // with ReadData
+}
+
+// endCheck is how a segment ends.
+type endCheck struct {
+	hash   [32]byte
+	cut    bool
+	size   uint64
+	digest Digest
+}
+
+const (
+	tryRemove = "it is not the vault's: remove it if you did not mean to put it there"
+	tryRepair = "put the object back from a copy of the store; points that need it cannot be restored without"
+	tryPoint  = "the point cannot be kept: use another one"
+)
+
+func (c *checker) problem(key, what, try string) {
+	c.report.Problems = append(c.report.Problems, Problem{Key: key, What: what, Try: try})
+}
+
+// failed makes a problem of an error that is an object's fault, and returns others.
+func (c *checker) failed(key string, err error) error {
+	var d *DamageError
+	switch {
+	case err == nil:
+	case errors.As(err, &d):
+		try := tryRepair
+		if errors.Is(err, ErrVersion) {
+			try = d.Try
+		}
+		c.problem(d.Key, d.What, try)
+	case errors.Is(err, ErrNotFound):
+		c.problem(key, "it was listed, but is gone", tryRepair)
+	default:
+		return err
+	}
+	return nil
+}
+
+func (c *checker) run(ctx context.Context) error {
+	if err := c.v.st.List(ctx, "", c.sort); err != nil {
+		return err
+	}
+	if !c.marker {
+		c.problem(markerKey, "it is missing", tryRepair)
+	}
+	if c.slots == 0 {
+		c.problem(slotPrefix, "there is no key slot: nobody can open this vault again", tryRepair)
+	}
+	if err := c.keys(ctx); err != nil {
+		return err
+	}
+	for _, id := range c.sortedDisks() {
+		if err := c.disk(ctx, c.disks[id]); err != nil {
+			return err
+		}
+	}
+	return c.checkPoints(ctx)
+}
+
+// sort puts a listed object where it belongs.
+func (c *checker) sort(i store.Info) error {
+	c.report.Bytes += i.Size
+	switch {
+	case i.Key == markerKey:
+		c.marker = true
+		return nil
+	case strings.HasPrefix(i.Key, slotPrefix) && strings.HasSuffix(i.Key, keySuffix):
+		c.slots++
+		return nil
+	}
+	if id, ok := parseDiskKeyKey(i.Key); ok {
+		c.diskCheck(id).hasKey = true
+		c.done += i.Size
+		return nil
+	}
+	if id, epoch, first, ok := parseSegmentKey(i.Key); ok && strings.HasPrefix(i.Key, diskPrefix) && id.check() == nil {
+		d := c.diskCheck(id)
+		d.history[epoch] = append(d.history[epoch], segmentRef{epoch: epoch, first: first, size: i.Size})
+		return nil
+	}
+	if _, _, _, ok := parsePointKey(i.Key); ok && strings.HasPrefix(i.Key, pointPrefix) {
+		c.points = append(c.points, i)
+		return nil
+	}
+	c.done += i.Size
+	c.problem(i.Key, "nothing in a vault has this name", tryRemove)
+	return nil
+}
+
+func (c *checker) diskCheck(id DiskID) *diskCheck {
+	d := c.disks[id]
+	if d == nil {
+		d = &diskCheck{id: id, history: history{}, ends: map[Position]endCheck{}, bases: map[uint64]Position{}, broken: map[uint64][]uint64{}}
+		c.disks[id] = d
+	}
+	return d
+}
+
+func (c *checker) sortedDisks() []DiskID {
+	var ids []DiskID
+	for id := range c.disks {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b DiskID) int { return strings.Compare(a.String(), b.String()) })
+	return ids
+}
+
+// advance tells that bytes more are done.
+func (c *checker) advance(bytes int64) {
+	c.done += bytes
+	if c.o.Progress != nil {
+		c.o.Progress(min(c.done, c.report.Bytes), c.report.Bytes)
+	}
+}
+
+// keys checks vault.json and the key slots.
+func (c *checker) keys(ctx context.Context) error {
+	if c.marker {
+		b, err := c.v.st.Get(ctx, markerKey, 0, -1)
+		if err == nil {
+			c.advance(int64(len(b)))
+			var id [16]byte
+			if id, err = format.DecodeMarker(b); err == nil && id != c.v.id {
+				err = contradiction("it names another vault than its key slots")
+			}
+		}
+		if err := c.failed(markerKey, damaged(markerKey, err)); err != nil {
+			return err
+		}
+	}
+	return c.v.st.List(ctx, slotPrefix, func(i store.Info) error {
+		_, err := readSlot(ctx, c.v.st, i.Key)
+		c.advance(i.Size)
+		return c.failed(i.Key, err)
+	})
+}
+
+// checkPoints checks that every point opens and that the vault keeps it.
+func (c *checker) checkPoints(ctx context.Context) error {
+	for _, i := range c.points {
+		key := i.Key
+		c.report.Points++
+		p, err := c.v.openPoint(ctx, key)
+		c.advance(i.Size)
+		if err != nil {
+			if err := c.failed(key, err); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, m := range p.Machines {
+			for _, d := range m.Disks {
+				if what := c.keeps(DiskID{m.Machine, d.Disk}, d); what != "" {
+					c.problem(key, fmt.Sprintf("disk %s/%s: %s", m.Machine, d.Disk, what), tryPoint)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// keeps says why a disk of a point cannot be had, "" if it can.
+func (c *checker) keeps(id DiskID, p format.PointDisk) string {
+	d, at := c.disks[id], Position{p.Epoch, p.Number}
+	if d == nil {
+		return "the vault has no such disk"
+	}
+	if what := d.needs(at); what != "" {
+		return what
+	}
+	end, ok := d.ends[at]
+	switch {
+	case !ok || !end.cut:
+		return fmt.Sprintf("there is no cut at %s", at)
+	case end.digest != p.Digest || end.size != p.Size:
+		return fmt.Sprintf("the cut at %s has digest %x and %d bytes, the point promises %x and %d", at, end.digest[:8], end.size, p.Digest[:8], p.Size)
+	}
+	return ""
+}
+
+// needs says which damaged segment the disk at a position builds on, "" if none.
+func (d *diskCheck) needs(at Position) string {
+	for at != (Position{}) {
+		for _, first := range d.broken[at.Epoch] {
+			if first <= at.Number {
+				return "it builds on " + segmentKey(d.id, at.Epoch, first) + ", which is damaged"
+			}
+		}
+		base, ok := d.bases[at.Epoch]
+		if !ok || base.Epoch >= at.Epoch {
+			return fmt.Sprintf("epoch %d has no beginning", at.Epoch)
+		}
+		at = base
+	}
+	return ""
+}

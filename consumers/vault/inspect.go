@@ -1,0 +1,170 @@
+package vault
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
+)
+
+// MarshalText returns the digest as hex digits.
+func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (d *Digest) UnmarshalText(b []byte) error {
+	if len(b) != 2*len(d) {
+		return invalid("digest of %d characters, want %d", len(b), 2*len(d))
+	}
+	if _, err := hex.Decode(d[:], b); err != nil {
+		return invalid("digest: %v", err)
+	}
+	return nil
+}
+
+// Object describes one object of a vault, for people and as JSON. One of the pointers
+// is set.
+type Object struct {
+	Key     string       `json:"key"`
+	Kind    string       `json:"kind"` // "vault", "slot", "disk key", "segment" or "point"
+	Size    int64        `json:"size"` // bytes
+	ID      string       `json:"id,omitempty"`
+	Slot    *SlotInfo    `json:"slot,omitempty"`
+	Segment *SegmentInfo `json:"segment,omitempty"`
+	Point   *Point       `json:"point,omitempty"`
+}
+
+// SlotInfo describes a key slot; it tells no secrets.
+type SlotInfo struct {
+	Kind    string `json:"kind"`
+	Passes  uint32 `json:"passes"`
+	Memory  uint32 `json:"memory_kib"`
+	Threads uint8  `json:"threads"`
+}
+
+// SegmentInfo describes a segment.
+type SegmentInfo struct {
+	Disk   string      `json:"disk"`
+	Epoch  uint64      `json:"epoch"`
+	First  uint64      `json:"first"`
+	Last   uint64      `json:"last"`
+	Prev   string      `json:"prev"`
+	Hash   string      `json:"hash"`
+	Base   string      `json:"base"` // epoch/number
+	Size   uint64      `json:"disk_size"`
+	Digest Digest      `json:"digest"`
+	Blocks uint64      `json:"blocks"` // mapped to data
+	Zeros  uint64      `json:"zeros"`  // blocks mapped to zeros
+	Open   *Open       `json:"open,omitempty"`
+	Cut    *Cut        `json:"cut,omitempty"`
+	Frames []FrameInfo `json:"frames"`
+}
+
+// FrameInfo describes a frame of a segment.
+type FrameInfo struct {
+	Codec   string       `json:"codec"` // "raw", "zstd" or "zeros"
+	Raw     int          `json:"raw"`   // bytes when unpacked
+	Stored  int          `json:"stored"`
+	Extents []ExtentInfo `json:"extents"`
+}
+
+// ExtentInfo describes an extent in blocks.
+type ExtentInfo struct {
+	Start uint64 `json:"start"`
+	Count uint32 `json:"count"`
+	Off   uint32 `json:"off"` // within the frame
+}
+
+// Inspect describes the object at key: an *Object.
+func (v *Vault) Inspect(ctx context.Context, key string) (any, error) {
+	info, err := v.st.Stat(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("inspect: %w", err)
+	}
+	o := &Object{Key: key, Size: info.Size}
+	if err := v.inspect(ctx, o); err != nil {
+		return nil, fmt.Errorf("inspect: %w", err)
+	}
+	return o, nil
+}
+
+func (v *Vault) inspect(ctx context.Context, o *Object) error {
+	if o.Key == markerKey {
+		o.Kind, o.ID = "vault", v.ID()
+		return nil
+	}
+	if strings.HasPrefix(o.Key, slotPrefix) {
+		s, err := readSlot(ctx, v.st, o.Key)
+		if err != nil {
+			return err
+		}
+		o.Kind, o.ID = "slot", s.ID
+		o.Slot = &SlotInfo{Kind: fmt.Sprintf("unknown %d", s.Kind), Passes: s.Time, Memory: s.Memory, Threads: s.Threads}
+		if s.Kind == format.SlotPassphrase {
+			o.Slot.Kind = "passphrase"
+		}
+		return nil
+	}
+	if d, ok := parseDiskKeyKey(o.Key); ok {
+		_, err := v.readDiskKey(ctx, d)
+		o.Kind, o.ID = "disk key", d.String()
+		return err
+	}
+	if _, _, id, ok := parsePointKey(o.Key); ok {
+		p, err := v.openPoint(ctx, o.Key)
+		if err != nil {
+			return err
+		}
+		o.Kind, o.ID, o.Point = "point", id, pointOf(p)
+		return nil
+	}
+	if id, epoch, first, ok := parseSegmentKey(o.Key); ok {
+		o.Kind, o.ID = "segment", fmt.Sprintf("%s %d/%d", id, epoch, first)
+		d, err := v.disk(ctx, id)
+		if err != nil {
+			return err
+		}
+		s, err := d.read(ctx, segmentRef{epoch: epoch, first: first, size: o.Size}, partIndex)
+		if err != nil {
+			return err
+		}
+		o.Segment = segmentInfo(id, s)
+		return nil
+	}
+	return invalid("%s: nothing in a vault has this name", o.Key)
+}
+
+func segmentInfo(id DiskID, s *segment) *SegmentInfo {
+	i := &SegmentInfo{
+		Disk: id.String(), Epoch: s.Epoch, First: s.First, Last: s.Last,
+		Prev: hex.EncodeToString(s.Prev[:]), Hash: hex.EncodeToString(s.Hash[:]),
+		Base: Position{s.BaseEpoch, s.BaseNumber}.String(), Size: s.Size, Digest: s.Digest, Blocks: s.Blocks, Zeros: s.Zeros,
+	}
+	if s.Open != nil {
+		i.Open = openRecord(s.Trailer)
+	}
+	if s.Cut != nil {
+		cut := cutInfo(id, s).Cut
+		i.Cut = &cut
+	}
+	for k := range s.frames {
+		f := &s.frames[k]
+		n := FrameInfo{Codec: codecName(f.Codec), Raw: int(f.Blocks) * BlockSize, Stored: int(f.Length)}
+		for _, e := range f.Extents {
+			n.Extents = append(n.Extents, ExtentInfo(e))
+		}
+		i.Frames = append(i.Frames, n)
+	}
+	return i
+}
+
+func codecName(c format.Codec) string {
+	switch c {
+	case format.CodecRaw:
+		return "raw"
+	case format.CodecZstd:
+		return "zstd"
+	}
+	return "zeros"
+}

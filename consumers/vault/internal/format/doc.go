@@ -1,0 +1,83 @@
+// Package format specifies the objects of a vault, byte for byte.
+//
+// Numbers of fixed width are big endian; "varint" is the unsigned LEB128 of
+// encoding/binary, "zigzag" its signed form. "Sealed" bytes are AES-256-GCM
+// ciphertext followed by its 16-byte tag; package seal says with which key, nonce
+// and additional data. A block is 4096 bytes of a disk.
+//
+//	vault.json                                              what this is, in the clear
+//	keys/vault/<slot>.key                                   the vault key, wrapped
+//	keys/disks/<machine>/<disk>.key                         a disk key, wrapped
+//	disks/<machine>/<disk>/<epoch>/l<level>/<first>.seg     links of one epoch
+//	points/<group>/<time>-<id>.point                        a recovery point
+//
+// <epoch> and <first> are 16 lower-case hex digits, so that keys sort as numbers
+// do. <level> is 0: other levels are reserved for compaction. <time> is UTC as
+// 20060102T150405.000000000Z.
+//
+// # Versions
+//
+// Every object names its version near its beginning and, segments, at their end.
+// A reader refuses a version that it does not know with ErrVersion and touches
+// nothing. Within a version nothing is optional and no byte is free: what does not
+// decode and encode again to the same bytes is damaged.
+//
+// # vault.json
+//
+// One JSON object in one line, written by Marker.Encode and compared as a whole:
+// {"format":"leeward-vault","version":1,"id":<32 hex digits>,"check":<16 hex
+// digits>} and a newline. check is the first 8 bytes of the SHA-256 of "leeward-vault
+// <version> <id>".
+//
+// # Key slots and disk keys
+//
+//	slot      "LWSLOT\r\n" | version u16 | body length u16 | body | CRC-32C u32 of all before
+//	body      msgpack array: id, kind, time, memory KiB, threads, salt, wrapped
+//	disk key  "LWDKEY\r\n" | version u16 | wrapped [60] | CRC-32C u32 of all before
+//
+// wrapped is a nonce of 12 bytes and a sealed key of 32. The CRC tells a damaged
+// slot from a wrong passphrase; what keeps forgers out is the seal.
+//
+// # Segment
+//
+//	header    "LWSEG\r\n\x00" | version u16 | salt [32]
+//	frames    each: length u32 | sealed [length]
+//	sums      sealed
+//	index     sealed
+//	trailer   sealed
+//	footer    salt [32] | trailer length u32 | version u16 | "LWEND\r\n\x00"
+//
+// The last bytes come first: from the footer a reader finds the trailer, from it
+// the index and the sums, so that one read of the tail opens a segment of ordinary
+// size. The header repeats the salt, and each frame carries its own extents, so
+// that what is left of a segment can be read when its tail is lost.
+//
+//	frame     meta length varint | meta | data
+//	meta      codec u8 | blocks varint | extents varint | extent ...
+//	extent    start zigzag (from the end of the extent before) | count varint
+//	          | off zigzag (from the end of the extent before; not with codec zeros)
+//	index     packing u8 | unpacked length varint | (frames varint | entry ...)
+//	entry     length varint (of sealed) | meta
+//	sums      16 bytes for each block of each data extent, in the order of the index
+//	trailer   msgpack array, see Trailer
+//
+// codec is 0 for data as it is, 1 for one zstd frame, 255 for zeros: then blocks
+// is 0 and there is no data. Deltas in an entry count from the last extent of the
+// entry before it, in a frame from 0. Extents of a frame ascend on the disk;
+// extents of a segment do not overlap. packing is 0 for raw, 1 for one zstd frame
+// around what stands in parentheses.
+//
+// The trailer's additional data holds the footer, so that the footer is sealed
+// too; the header must equal what the footer says.
+//
+// # Point
+//
+//	point     "LWPOINT\n" | version u16 | salt [32] | sealed msgpack array, see Point
+//
+// # Limits
+//
+// Decoders check every length against the bytes that are there, and against the
+// constants of this package, before they allocate.
+//
+// This package never reads or writes anything and knows no keys.
+package format

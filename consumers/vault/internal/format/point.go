@@ -1,0 +1,125 @@
+package format
+
+import "fmt"
+
+const pointMagic = "LWPOINT\n"
+
+// PointHeaderSize is the size of what stands before the sealed record, in bytes.
+const PointHeaderSize = 8 + 2 + SaltSize
+
+// Limits of a point.
+const (
+	maxMachines = 4096
+	maxDisks    = 1024 // of one machine
+	maxNICs     = 256
+)
+
+// Point is the record of a recovery point. Times are Unix nanoseconds.
+type Point struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+
+	ID          string
+	Group       string
+	Time        int64
+	Consistency string
+	Frozen      int64 // nanoseconds
+	Listed      int64
+	Machines    []PointMachine
+}
+
+// PointMachine is one machine of a Point.
+type PointMachine struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+
+	Machine  string
+	Host     string
+	CPUs     uint32
+	Memory   uint64 // bytes
+	Firmware string
+	OS       string
+	Kernel   string
+	NICs     []string
+	Disks    []PointDisk
+}
+
+// PointDisk is one disk of a Point.
+type PointDisk struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+
+	Disk   string
+	Epoch  uint64
+	Number uint64
+	Size   uint64 // bytes
+	Digest [32]byte
+	Frozen bool
+	Note   string
+}
+
+// AppendPointHeader appends what stands before the sealed record to b.
+func AppendPointHeader(b []byte, salt [SaltSize]byte) []byte {
+	return append(appendMagic(b, pointMagic), salt[:]...)
+}
+
+// SplitPoint takes a point's object apart.
+func SplitPoint(b []byte) (header []byte, salt [SaltSize]byte, sealed []byte, err error) {
+	if len(b) < PointHeaderSize+Overhead || len(b) > MaxPoint {
+		return nil, salt, nil, malformed("point of %d bytes", len(b))
+	}
+	rest, err := checkMagic(b, pointMagic)
+	if err != nil {
+		return nil, salt, nil, err
+	}
+	copy(salt[:], rest)
+	return b[:PointHeaderSize], salt, b[PointHeaderSize:], nil
+}
+
+// EncodePoint returns the bytes of p's record, or what is wrong with it.
+func EncodePoint(p *Point) ([]byte, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	b, err := encode(p)
+	if err == nil && len(b) > MaxPoint-PointHeaderSize-Overhead {
+		err = fmt.Errorf("point has %d bytes, at most %d", len(b), MaxPoint)
+	}
+	return b, err
+}
+
+// DecodePoint reads an opened record.
+func DecodePoint(b []byte) (*Point, error) {
+	p := new(Point)
+	if err := decode(b, p); err != nil {
+		return nil, fmt.Errorf("point: %w", err)
+	}
+	return p, p.check()
+}
+
+func (p *Point) check() error {
+	if err := checkText(p.ID, p.Group, p.Consistency); err != nil {
+		return err
+	}
+	if len(p.Machines) == 0 || len(p.Machines) > maxMachines {
+		return malformed("point %s has %d machines, want 1 to %d", p.ID, len(p.Machines), maxMachines)
+	}
+	for i := range p.Machines {
+		m := &p.Machines[i]
+		if err := checkText(m.Machine, m.Host, m.Firmware, m.OS, m.Kernel); err != nil {
+			return err
+		}
+		if len(m.Disks) == 0 || len(m.Disks) > maxDisks || len(m.NICs) > maxNICs {
+			return malformed("machine %s of point %s has %d disks and %d network cards", m.Machine, p.ID, len(m.Disks), len(m.NICs))
+		}
+		if err := checkText(m.NICs...); err != nil {
+			return err
+		}
+		for _, d := range m.Disks {
+			if d.Epoch == 0 || d.Number == 0 || d.Size > MaxBlocks*BlockSize {
+				return malformed("disk %s/%s of point %s is at %d/%d with %d bytes", m.Machine, d.Disk, p.ID, d.Epoch, d.Number, d.Size)
+			}
+			if err := checkText(d.Disk, d.Note); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

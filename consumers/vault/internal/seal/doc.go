@@ -1,0 +1,26 @@
+// Package seal turns keys into seals: it derives, wraps, encrypts and binds.
+//
+//	passphrase --Argon2id(slot's salt)--> wraps the vault key
+//	vault key  --HKDF("leeward wrap disk keys")--> wraps each disk key
+//	vault key  --HKDF(point's salt, place)--> seals a point
+//	disk key   --HKDF(segment's salt, place)--> seals the parts of a segment
+//
+// Everything is AES-256-GCM with a tag of 16 bytes. HKDF is that of RFC 5869 with
+// SHA-256 and 32 bytes of output.
+//
+// A place says where sealed bytes belong: a word, then fields, each as its length
+// (varint) and its bytes. It is the HKDF info of the key and the beginning of the
+// additional data, so that objects cannot be swapped. The words and fields are
+//
+//	"leeward slot 1"      vault id, the slot without its wrapped key
+//	"leeward disk key 1"  vault id, machine, disk
+//	"leeward segment 1"   vault id, machine, disk, epoch u64, first u64, level u8
+//	"leeward point 1"     vault id, object key
+//
+// Wrapped keys have a random nonce. A segment or point has 32 bytes of random salt,
+// hence a key of its own, and its parts are numbered: the nonce is the part's kind
+// (1 byte), 3 zero bytes and its ordinal (u64), the additional data is the place,
+// kind, ordinal (u64) and whatever the part covers in the clear.
+//
+// This package never stores, logs or formats a key.
+package seal

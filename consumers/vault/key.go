@@ -1,0 +1,76 @@
+package vault
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
+)
+
+// Key opens a vault. Printing it does not show the secret.
+type Key struct {
+	passphrase string
+	cost       seal.Argon // for slots made with this key; zero means the default
+}
+
+// maxPassphrase is the longest passphrase in bytes.
+const maxPassphrase = 4096
+
+// KeyFromPassphrase returns the key that is the passphrase p.
+func KeyFromPassphrase(p string) Key { return Key{passphrase: p} }
+
+// KeyFromFile reads a passphrase from the first line of a file, which nobody but
+// its owner may read.
+func KeyFromFile(path string) (Key, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Key{}, fmt.Errorf("read key file: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return Key{}, fmt.Errorf("read key file: %w", err)
+	}
+	if info.IsDir() {
+		return Key{}, fmt.Errorf("key file %s is a directory", path)
+	}
+	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
+		return Key{}, fmt.Errorf("key file %s can be read by others (mode %04o): run chmod 600 %s", path, mode.Perm(), path)
+	}
+	line, err := bufio.NewReaderSize(io.LimitReader(f, maxPassphrase+2), maxPassphrase+2).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return Key{}, fmt.Errorf("read key file %s: %w", path, err)
+	}
+	k := KeyFromPassphrase(strings.TrimRight(line, "\r\n"))
+	if err := k.check(); err != nil {
+		return Key{}, fmt.Errorf("key file %s: %w", path, err)
+	}
+	return k, nil
+}
+
+func (k Key) check() error {
+	if k.passphrase == "" {
+		return invalid("the passphrase is empty")
+	}
+	if len(k.passphrase) > maxPassphrase {
+		return invalid("the passphrase has more than %d bytes", maxPassphrase)
+	}
+	return nil
+}
+
+// String keeps the secret out of logs.
+func (Key) String() string { return "vault key" }
+
+// GoString keeps the secret out of logs.
+func (Key) GoString() string { return "vault key" }
+
+func (k Key) argon() seal.Argon {
+	if k.cost == (seal.Argon{}) {
+		return seal.DefaultArgon
+	}
+	return k.cost
+}

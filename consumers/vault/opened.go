@@ -1,0 +1,24 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+)
+
+// Opened returns the record of an epoch's first link: who protects the disk, and
+// how. It reads one segment's trailer; ErrNotFound means that the vault does not
+// hold the epoch's beginning.
+func (v *Vault) Opened(ctx context.Context, id DiskID, epoch uint64) (*Open, error) {
+	d, err := v.disk(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("epoch %d of %s: %w", epoch, id, err)
+	}
+	s, err := d.read(ctx, segmentRef{epoch: epoch, first: 1}, partTrailer)
+	if err != nil {
+		return nil, fmt.Errorf("epoch %d of %s: %w", epoch, id, err)
+	}
+	if s.Open == nil {
+		return nil, fmt.Errorf("epoch %d of %s: %w", epoch, id, ErrNotFound)
+	}
+	return openRecord(s.Trailer), nil
+}

@@ -1,0 +1,302 @@
+package vault
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
+	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
+	"github.com/leeward-dr/leeward/consumers/vault/store"
+	"github.com/leeward-dr/leeward/consumers/vault/store/dir"
+)
+
+// Vault is an open vault. Its methods may be called from many goroutines.
+type Vault struct {
+	id    [16]byte
+	st    store.Store
+	key   seal.Key // of the vault
+	wrap  seal.Key // wraps disk keys
+	codec codec
+
+	buffers sync.Pool // of *[]byte: whole segments on their way to the store
+
+	mu       sync.Mutex
+	diskKeys map[DiskID]seal.Key   // mu guards
+	near     map[DiskID]segmentRef // mu guards: the segment that Cut found last
+}
+
+// codec packs indexes and unpacks frames. Both parts may be used concurrently.
+type codec struct {
+	*zstd.Encoder
+	*zstd.Decoder
+}
+
+// DecodeAll unpacks into the room behind dst, never more.
+func (c codec) DecodeAll(src, dst []byte) ([]byte, error) { return c.Decoder.DecodeAll(src, dst) }
+
+func newCodec() (codec, error) {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+	if err != nil {
+		return codec{}, fmt.Errorf("prepare zstd: %w", err)
+	}
+	// A limit of the room given keeps a forged frame from growing in memory.
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderMaxMemory(format.MaxIndex))
+	if err != nil {
+		return codec{}, fmt.Errorf("prepare zstd: %w", err)
+	}
+	return codec{e, d}, nil
+}
+
+// OpenStore opens the store a URL names: "dir:///absolute/path" or a path. With
+// create it makes a missing directory.
+func OpenStore(url string, create bool) (store.Store, error) {
+	path := url
+	if scheme, rest, ok := strings.Cut(url, ":"); ok && !strings.Contains(scheme, "/") {
+		switch scheme {
+		case "dir":
+			path = strings.TrimPrefix(rest, "//")
+			if !strings.HasPrefix(path, "/") {
+				return nil, fmt.Errorf("store URL %q: want dir:///absolute/path", url)
+			}
+		case "azure", "shard":
+			return nil, fmt.Errorf("store URL %q: %s: is reserved for a store that this version does not have: use dir:///absolute/path", url, scheme)
+		default:
+			return nil, fmt.Errorf("store URL %q: unknown scheme %q, want dir:///absolute/path", url, scheme)
+		}
+	}
+	if path == "" {
+		return nil, errors.New("store URL is empty: want dir:///absolute/path")
+	}
+	if create {
+		return dir.Create(path)
+	}
+	return dir.Open(path)
+}
+
+// Create makes a vault in a store that holds none, and opens it. It returns
+// ErrExists if there is one, also if that happens at the same time.
+func Create(ctx context.Context, st store.Store, k Key) (*Vault, error) {
+	if err := k.check(); err != nil {
+		return nil, err
+	}
+	if _, err := st.Stat(ctx, markerKey); err == nil {
+		return nil, existingVault(st)
+	} else if !errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("create vault: %w", err)
+	}
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	key := seal.NewKey()
+	slot, err := newSlot(id, key, k)
+	if err != nil {
+		return nil, fmt.Errorf("create vault: %w", err)
+	}
+	b, err := format.EncodeSlot(slot)
+	if err != nil {
+		return nil, fmt.Errorf("create vault: %w", err)
+	}
+	// The slot first: a vault that can be seen can be opened. A slot left behind by a
+	// crash or a lost race belongs to no vault id and opens nothing.
+	if err := st.Put(ctx, slotKey(slot.ID), b); err != nil {
+		return nil, fmt.Errorf("create vault: %w", err)
+	}
+	if err := st.Put(ctx, markerKey, format.EncodeMarker(id)); err != nil {
+		if errors.Is(err, ErrExists) {
+			return nil, existingVault(st)
+		}
+		return nil, fmt.Errorf("create vault: %w", err)
+	}
+	return newVault(st, id, key)
+}
+
+func existingVault(st store.Store) error {
+	return fmt.Errorf("%s holds a vault: %w", st.URL(), ErrExists)
+}
+
+// Unlock opens a vault. (Open is the record of a chain's first link.) It returns
+// ErrNotVault, ErrWrongKey, ErrVersion or ErrDamaged.
+func Unlock(ctx context.Context, st store.Store, k Key) (*Vault, error) {
+	if err := k.check(); err != nil {
+		return nil, err
+	}
+	b, err := st.Get(ctx, markerKey, 0, -1)
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("%s is %w: it has no %s: is this the right place? create one with `leeward vault init`", st.URL(), ErrNotVault, markerKey)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open vault: %w", err)
+	}
+	id, err := format.DecodeMarker(b)
+	if err != nil {
+		return nil, fmt.Errorf("open vault in %s: %w", st.URL(), damaged(markerKey, err))
+	}
+	key, err := unlock(ctx, st, id, k)
+	if err != nil {
+		return nil, fmt.Errorf("open vault in %s: %w", st.URL(), err)
+	}
+	return newVault(st, id, key)
+}
+
+func newVault(st store.Store, id [16]byte, key seal.Key) (*Vault, error) {
+	c, err := newCodec()
+	if err != nil {
+		return nil, err
+	}
+	return &Vault{
+		id: id, st: st, key: key, codec: c,
+		wrap:     key.Derive(nil, seal.NewPlace("leeward wrap disk keys")),
+		diskKeys: map[DiskID]seal.Key{},
+		near:     map[DiskID]segmentRef{},
+	}, nil
+}
+
+// ID returns the vault's id: 32 hex digits.
+func (v *Vault) ID() string { return hex.EncodeToString(v.id[:]) }
+
+// Store returns where the vault is.
+func (v *Vault) Store() store.Store { return v.st }
+
+// newSlot wraps a vault's key.
+func newSlot(id [16]byte, key seal.Key, k Key) (*format.Slot, error) {
+	cost := k.argon()
+	s := &format.Slot{
+		ID: strings.ToLower(rand.Text()[:16]), Kind: format.SlotPassphrase,
+		Time: cost.Time, Memory: cost.Memory, Threads: cost.Threads,
+	}
+	rand.Read(s.Salt[:]) // never fails
+	kek := cost.Stretch([]byte(k.passphrase), s.Salt[:])
+	s.Wrapped = kek.Wrap(key, slotPlace(id, s))
+	return s, nil
+}
+
+func slotPlace(id [16]byte, s *format.Slot) seal.Place {
+	return seal.NewPlace("leeward slot 1", id[:], s.Context())
+}
+
+// unlock tries k on every key slot.
+func unlock(ctx context.Context, st store.Store, id [16]byte, k Key) (seal.Key, error) {
+	var keys []string
+	err := st.List(ctx, slotPrefix, func(i store.Info) error {
+		keys = append(keys, i.Key)
+		return nil
+	})
+	if err != nil {
+		return seal.Key{}, err
+	}
+	var trouble error // a damaged slot matters only if no other one opens
+	for _, name := range keys {
+		s, err := readSlot(ctx, st, name)
+		if err != nil {
+			trouble = errors.Join(trouble, err)
+			continue
+		}
+		if s.Kind != format.SlotPassphrase {
+			continue
+		}
+		cost := seal.Argon{Time: s.Time, Memory: s.Memory, Threads: s.Threads}
+		kek := cost.Stretch([]byte(k.passphrase), s.Salt[:])
+		if key, err := kek.Unwrap(s.Wrapped, slotPlace(id, s)); err == nil {
+			return key, nil
+		}
+	}
+	if trouble != nil {
+		return seal.Key{}, trouble
+	}
+	if len(keys) == 0 {
+		return seal.Key{}, &DamageError{Key: slotPrefix, What: "there is no key slot", Try: tryCheck}
+	}
+	return seal.Key{}, fmt.Errorf("%w: none of %d key slots opens with it", ErrWrongKey, len(keys))
+}
+
+func readSlot(ctx context.Context, st store.Store, name string) (*format.Slot, error) {
+	b, err := st.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	s, err := format.DecodeSlot(b)
+	if err == nil && slotKey(s.ID) != name {
+		err = contradiction("it says that it is slot %s", s.ID)
+	}
+	if err != nil {
+		return nil, damaged(name, err)
+	}
+	return s, nil
+}
+
+// diskKey returns a disk's key, or ErrNotFound if it has none yet.
+func (v *Vault) diskKey(ctx context.Context, d DiskID) (seal.Key, error) {
+	if err := d.check(); err != nil {
+		return seal.Key{}, err
+	}
+	v.mu.Lock()
+	key, ok := v.diskKeys[d]
+	v.mu.Unlock()
+	if ok {
+		return key, nil
+	}
+	key, err := v.readDiskKey(ctx, d)
+	if err != nil {
+		return seal.Key{}, err
+	}
+	v.mu.Lock()
+	v.diskKeys[d] = key
+	v.mu.Unlock()
+	return key, nil
+}
+
+func (v *Vault) readDiskKey(ctx context.Context, d DiskID) (seal.Key, error) {
+	name := diskKeyKey(d)
+	b, err := v.st.Get(ctx, name, 0, -1)
+	if err != nil {
+		return seal.Key{}, fmt.Errorf("key of disk %s: %w", d, err)
+	}
+	w, err := format.DecodeDiskKey(b)
+	if err != nil {
+		return seal.Key{}, damaged(name, err)
+	}
+	key, err := v.wrap.Unwrap(w, v.diskKeyPlace(d))
+	if err != nil {
+		return seal.Key{}, damaged(name, err)
+	}
+	return key, nil
+}
+
+// makeDiskKey returns the disk's key and makes it if it has none. Of two writers
+// who make one, both use the winner's.
+func (v *Vault) makeDiskKey(ctx context.Context, d DiskID) (seal.Key, error) {
+	key, err := v.diskKey(ctx, d)
+	if !errors.Is(err, ErrNotFound) {
+		return key, err
+	}
+	w := v.wrap.Wrap(seal.NewKey(), v.diskKeyPlace(d))
+	if err := v.st.Put(ctx, diskKeyKey(d), format.EncodeDiskKey(w)); err != nil && !errors.Is(err, ErrExists) {
+		return seal.Key{}, fmt.Errorf("make key of disk %s: %w", d, err)
+	}
+	return v.diskKey(ctx, d)
+}
+
+func (v *Vault) diskKeyPlace(d DiskID) seal.Place {
+	return seal.NewPlace("leeward disk key 1", v.id[:], []byte(d.Machine), []byte(d.Disk))
+}
+
+// Disks returns the disks the vault has a history of, ascending.
+func (v *Vault) Disks(ctx context.Context) ([]DiskID, error) {
+	var disks []DiskID
+	err := v.st.List(ctx, diskKeyPrefix, func(i store.Info) error {
+		if d, ok := parseDiskKeyKey(i.Key); ok {
+			disks = append(disks, d)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list disks: %w", err)
+	}
+	return disks, nil
+}

@@ -1,0 +1,223 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
+	"github.com/leeward-dr/leeward/consumers/vault/store"
+)
+
+// maxPooled is the largest segment buffer that is kept for the next commit, bytes.
+const maxPooled = 64 << 20
+
+// DiskWriter appends to the history of one disk. Several writers of one disk may
+// exist, in several processes: each link gets in once. Head and Sums may be called
+// at any time; Commit and Reload wait for each other.
+type DiskWriter struct {
+	v    *Vault
+	id   DiskID
+	turn chan struct{} // holds a token while Commit or Reload runs
+
+	mu    sync.RWMutex
+	state *state // mu guards; changed only by who holds the turn
+}
+
+// OpenDisk loads where a disk stands, from its segments alone: with work and memory
+// that grow with what is on the disk (16 bytes for each block that is not zero). A
+// disk the vault has never seen has the zero Head.
+func (v *Vault) OpenDisk(ctx context.Context, id DiskID) (*DiskWriter, error) {
+	w := &DiskWriter{v: v, id: id, turn: make(chan struct{}, 1), state: newState()}
+	if err := id.check(); err != nil {
+		return nil, err
+	}
+	if err := w.reload(ctx); err != nil {
+		return nil, fmt.Errorf("open disk %s: %w", id, err)
+	}
+	return w, nil
+}
+
+// Head returns where the disk stands as far as this writer knows. Who gets it may
+// not change what it points to.
+func (w *DiskWriter) Head() Head {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.state.head
+}
+
+// Sums returns the sums of count blocks from start on, of the disk at Head.
+func (w *DiskWriter) Sums(start uint64, count int) []Sum {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.state.table.read(start, count)
+}
+
+// Reload brings Head to what the vault holds.
+func (w *DiskWriter) Reload(ctx context.Context) error {
+	if err := w.take(ctx); err != nil {
+		return err
+	}
+	defer w.give()
+	if err := w.reload(ctx); err != nil {
+		return fmt.Errorf("reload disk %s: %w", w.id, err)
+	}
+	return nil
+}
+
+func (w *DiskWriter) take(ctx context.Context) error {
+	select {
+	case w.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (w *DiskWriter) give() { <-w.turn }
+
+// Commit seals a batch and creates its segment; when it returns nil the batch is
+// durable. It does not keep or change b. It returns
+//
+//   - ErrConflict if somebody else wrote these links: Reload, look at Head, go on.
+//   - ErrFenced if the vault has a newer epoch.
+//   - ErrBehind if the batch opens an epoch and the vault does not hold MinBase.
+//   - ErrChain if the batch does not continue Head.
+//   - ErrInvalid if the batch breaks a rule.
+//
+// After any other error the segment may exist nevertheless: committing again, or
+// Reload, finds out. An Open is based on what the vault holds at that time, which
+// may be ahead of Head as it was before; Head then tells its Base.
+func (w *DiskWriter) Commit(ctx context.Context, b *Batch) (Head, error) {
+	if err := w.take(ctx); err != nil {
+		return w.Head(), err
+	}
+	defer w.give()
+	if err := w.commit(ctx, b); err != nil {
+		return w.Head(), fmt.Errorf("commit links %d to %d of epoch %d of %s: %w", b.First, b.Last, b.Epoch, w.id, err)
+	}
+	return w.Head(), nil
+}
+
+func (w *DiskWriter) commit(ctx context.Context, b *Batch) error {
+	if err := b.check(); err != nil {
+		return err
+	}
+	if b.Open != nil {
+		// The base must be the newest position there is, or what somebody else was told
+		// is safe would be left out. What an older epoch's writer adds between this look
+		// and our Put belongs to an abandoned branch: its agent has opened this epoch by
+		// then, and no longer listens to receipts of the one before.
+		if err := w.reload(ctx); err != nil {
+			return err
+		}
+	}
+	s := w.state // only who holds the turn changes it
+	if err := s.admit(b); err != nil {
+		return err
+	}
+	key, err := w.v.makeDiskKey(ctx, w.id)
+	if err != nil {
+		return err
+	}
+	p, err := planBatch(b, s.table, s.head.Size, s.head.Digest)
+	if err != nil {
+		return err
+	}
+	t := s.trailer(b, p)
+	if err := w.put(ctx, &disk{v: w.v, id: w.id, key: key}, p, t); err != nil {
+		return err
+	}
+	return w.step(&segment{Trailer: t, frames: p.frames, sums: p.sums})
+}
+
+// put makes the segment and creates it.
+func (w *DiskWriter) put(ctx context.Context, d *disk, p *plan, t *format.Trailer) error {
+	pooled, _ := w.v.buffers.Get().(*[]byte)
+	if pooled == nil {
+		pooled = new([]byte)
+	}
+	buf, err := d.write((*pooled)[:0], p, t)
+	if err != nil {
+		return err
+	}
+	err = w.v.st.Put(ctx, segmentKey(w.id, t.Epoch, t.First), buf)
+	if cap(buf) <= maxPooled {
+		*pooled = buf
+		w.v.buffers.Put(pooled)
+	}
+	if errors.Is(err, ErrExists) {
+		return ErrConflict
+	}
+	return err
+}
+
+// step makes s part of the state.
+func (w *DiskWriter) step(s *segment) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state.step(s)
+}
+
+func (w *DiskWriter) reload(ctx context.Context) error {
+	// What we are about to adopt, and to call safe, may come from a writer that died
+	// before it made it durable.
+	if s, ok := w.v.st.(store.Syncer); ok {
+		if err := s.Sync(ctx, segmentsPrefix(w.id)); err != nil {
+			return err
+		}
+	}
+	d, err := w.v.disk(ctx, w.id)
+	if errors.Is(err, ErrNotFound) {
+		return w.expectNothing(ctx, err)
+	}
+	if err != nil {
+		return err
+	}
+	h, err := d.history(ctx)
+	if err != nil || len(h) == 0 {
+		return err
+	}
+	newest := h[h.latest()]
+	last, err := d.read(ctx, newest[len(newest)-1], partTrailer)
+	if err != nil {
+		return err
+	}
+	line, err := d.lineage(ctx, h, last.end())
+	if err != nil {
+		return err
+	}
+	return w.adopt(ctx, d, line)
+}
+
+// expectNothing makes sure that a disk without a key has no segments either: a lost
+// key must not look like a new disk.
+func (w *DiskWriter) expectNothing(ctx context.Context, missing error) error {
+	return w.v.st.List(ctx, segmentsPrefix(w.id), func(i store.Info) error {
+		return damaged(diskKeyKey(w.id), contradiction("there is %s, but: %v", i.Key, missing))
+	})
+}
+
+// adopt takes over a lineage: what is new since head if head is in it, else all.
+func (w *DiskWriter) adopt(ctx context.Context, d *disk, line []branch) error {
+	const want = partIndex | partSums
+	if refs, ok := since(line, w.state.head.Position); ok && w.state.head.Epoch != 0 {
+		return d.walk(ctx, w.state.last(d), refs, want, func(s *segment) error {
+			return damaged(s.key, w.step(s))
+		})
+	}
+	fresh := newState()
+	refs, _ := since(line, Position{})
+	err := d.walk(ctx, nil, refs, want, func(s *segment) error { return damaged(s.key, fresh.step(s)) })
+	if err != nil {
+		return err
+	}
+	if fresh.table.digest() != fresh.head.Digest {
+		return damaged(d.keyOf(refs[len(refs)-1]), contradiction("the sums of the disk do not add up to its digest"))
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state = fresh
+	return nil
+}
