@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// BlockSize is the unit in which disks are restored, in bytes.
+const BlockSize = 4096
+
 // Disk is one disk of the machine to bring up: a recovery point, read-only.
 // ReadAt may be called from many goroutines.
 type Disk interface {
@@ -17,6 +20,16 @@ type Disk interface {
 	Extents(yield func(off, length int64) bool)
 	// Digest is what the point promises, see vault.Digest.
 	Digest() [32]byte
+}
+
+// Restorer is a Disk that can be written somewhere as a whole, and vouches for it. What
+// copies a disk wants one; what runs from it does not.
+type Restorer interface {
+	Disk
+	// Restore writes every block that is not zero to dst, whole blocks only but for the
+	// disk's last, none twice, in any order and from several goroutines. It fails unless
+	// what it wrote has Digest. progress may be nil; it is called one call at a time.
+	Restore(ctx context.Context, dst io.WriterAt, progress Progress) error
 }
 
 // Machine is what to bring up.
@@ -48,14 +61,15 @@ type Result struct {
 	PortOnHost int           // where Probe.Port can be reached, 0 if not
 }
 
-// Progress is told how far long work is. It must be quick.
+// Progress is told how far long work is, in bytes. It must be quick.
 type Progress func(what string, done, total int64)
 
 // Running is a machine that was brought up.
 type Running interface {
 	// Probe waits for proof of life and takes a picture of the screen.
 	Probe(ctx context.Context, p Probe) (*Result, error)
-	// Stop asks the machine to power off, and ends it if it does not in time.
+	// Stop asks the machine to power off, and ends it if it does not in time or when ctx
+	// ends. It must be called, also for a machine that ended by itself.
 	Stop(ctx context.Context) error
 	// Wait blocks until the machine has ended.
 	Wait(ctx context.Context) error
@@ -67,6 +81,6 @@ type Target interface {
 	// Validate says, before anything is done, why m cannot come up here.
 	Validate(ctx context.Context, m *Machine) error
 	// Start brings m up. dir is an empty directory for everything the run leaves:
-	// removing it, after Stop, removes every trace.
+	// removing it, after Stop, removes every trace. The disks are read until Stop.
 	Start(ctx context.Context, m *Machine, dir string) (Running, error)
 }

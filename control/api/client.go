@@ -1,0 +1,142 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/leeward-dr/leeward/control/failover"
+)
+
+// Client asks control. Every error it returns is an *Error.
+type Client struct{ nc *nats.Conn }
+
+// NewClient makes a client over a connection that the caller owns.
+func NewClient(nc *nats.Conn) *Client { return &Client{nc} }
+
+// callTime bounds a call whose context has no deadline.
+const callTime = 30 * time.Second
+
+func call[Out any](ctx context.Context, c *Client, verb string, in any) (*Out, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, AsError(fmt.Errorf("encode the request: %w", err))
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, callTime)
+		defer cancel()
+	}
+	m, err := c.nc.RequestWithContext(ctx, Prefix+"."+verb, body)
+	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			return nil, err
+		}
+		return nil, AsError(fmt.Errorf("ask control for %s: %w", verb, err))
+	}
+	if code := m.Header.Get(micro.ErrorCodeHeader); code != "" {
+		e := &Error{Code: Code(code), Message: m.Header.Get(micro.ErrorHeader)}
+		if len(m.Data) > 0 {
+			if err := json.Unmarshal(m.Data, e); err != nil {
+				e.Message += fmt.Sprintf(" (and its details are unreadable: %v)", err)
+			}
+		}
+		return nil, e
+	}
+	out := new(Out)
+	if err := json.Unmarshal(m.Data, out); err != nil {
+		return nil, AsError(fmt.Errorf("control's answer to %s is unreadable: %w", verb, err))
+	}
+	return out, nil
+}
+
+func all[T any](ctx context.Context, c *Client, verb string, q Query) ([]T, error) {
+	var items []T
+	for {
+		p, err := call[Page[T]](ctx, c, verb, q)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, p.Items...)
+		if p.Next == "" || len(p.Items) == 0 {
+			return items, nil
+		}
+		q.Cursor = p.Next
+	}
+}
+
+// Status asks for everything on one screen.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	return call[Status](ctx, c, "status.show", struct{}{})
+}
+
+// Machines lists the protected machines.
+func (c *Client) Machines(ctx context.Context, q Query) ([]Machine, error) {
+	return all[Machine](ctx, c, "machine.ls", q)
+}
+
+// Machine asks for one machine.
+func (c *Client) Machine(ctx context.Context, name string) (*Machine, error) {
+	return call[Machine](ctx, c, "machine.show", Ref{Machine: name})
+}
+
+// Points lists recovery points, the oldest first.
+func (c *Client) Points(ctx context.Context, q Query) ([]Point, error) {
+	return all[Point](ctx, c, "point.ls", q)
+}
+
+// Point asks for one recovery point by its id.
+func (c *Client) Point(ctx context.Context, id string) (*Point, error) {
+	return call[Point](ctx, c, "point.show", Ref{ID: id})
+}
+
+// Events lists events, the oldest first.
+func (c *Client) Events(ctx context.Context, q Query) ([]Event, error) {
+	return all[Event](ctx, c, "event.ls", q)
+}
+
+// Test starts a test failover. Give the request an id and a repeat is harmless.
+func (c *Client) Test(ctx context.Context, r failover.Request) (*failover.Job, error) {
+	return call[failover.Job](ctx, c, "failover.test", r)
+}
+
+// Cleanup ends a job and removes every trace of it.
+func (c *Client) Cleanup(ctx context.Context, id string) (*failover.Job, error) {
+	if _, ok := ctx.Deadline(); !ok { // a guest gets its time to power off
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, workTime)
+		defer cancel()
+	}
+	return call[failover.Job](ctx, c, "failover.cleanup", Ref{ID: id})
+}
+
+// Jobs lists jobs, the oldest first.
+func (c *Client) Jobs(ctx context.Context, q Query) ([]failover.Job, error) {
+	return all[failover.Job](ctx, c, "job.ls", q)
+}
+
+// Job asks for one job.
+func (c *Client) Job(ctx context.Context, id string) (*failover.Job, error) {
+	return call[failover.Job](ctx, c, "job.show", Ref{ID: id})
+}
+
+// WatchJob returns the job when its revision is greater than after, or unchanged
+// after some seconds.
+func (c *Client) WatchJob(ctx context.Context, id string, after uint64) (*failover.Job, error) {
+	return call[failover.Job](ctx, c, "job.show", Ref{ID: id, After: after, Wait: true})
+}
+
+// Vault asks where the data is.
+func (c *Client) Vault(ctx context.Context) (*VaultInfo, error) {
+	return call[VaultInfo](ctx, c, "vault.info", struct{}{})
+}
+
+// Streams lists the streams of the bus.
+func (c *Client) Streams(ctx context.Context) ([]Stream, error) {
+	return all[Stream](ctx, c, "stream.ls", Query{})
+}

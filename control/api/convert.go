@@ -1,0 +1,39 @@
+package api
+
+import (
+	"encoding/hex"
+	"time"
+
+	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/streams/wire"
+)
+
+// PointOf describes a recovery point of the vault.
+func PointOf(p *vault.Point) Point {
+	out := Point{
+		ID: p.ID, Group: p.Group, Time: p.Time.UTC(), Consistency: p.Consistency,
+		FrozenSeconds: p.Frozen.Seconds(), Listed: p.Listed.UTC(),
+	}
+	for _, m := range p.Machines {
+		pm := PointMachine{
+			Machine: m.Machine, Host: m.Host, CPUs: m.CPUs, MemoryBytes: m.Memory,
+			Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs,
+		}
+		for _, d := range m.Disks {
+			pm.Disks = append(pm.Disks, PointDisk{
+				Disk: d.Disk, Epoch: d.At.Epoch, Number: d.At.Number, SizeBytes: d.Size,
+				Digest: hex.EncodeToString(d.Digest[:]), Frozen: d.Frozen, Note: d.Note,
+			})
+		}
+		out.Machines = append(out.Machines, pm)
+	}
+	return out
+}
+
+// EventOf describes an event.
+func EventOf(e *wire.Event) Event {
+	return Event{
+		Time: time.Unix(0, e.Time).UTC(), Machine: e.Machine, Disk: e.Disk, Kind: e.Kind,
+		Severity: string(e.Severity), What: e.What, Try: e.Try,
+	}
+}

@@ -1,0 +1,28 @@
+// Package api is the door to control: a NATS micro service named leeward-control
+// with JSON in and out, and the typed client that the CLI and the console use.
+// Whatever they can do, `nats req leeward.api.<noun>.<verb> '{…}'` can do.
+//
+//	subject                        request              answer
+//	leeward.api.status.show        {}                   Status
+//	leeward.api.machine.ls         Query                Machines, in pages
+//	leeward.api.machine.show       {"machine"}          Machine
+//	leeward.api.point.ls           Query                Points, in pages, oldest first
+//	leeward.api.point.show         {"id"}               Point
+//	leeward.api.event.ls           Query                Events, in pages, oldest first
+//	leeward.api.failover.test      failover.Request     failover.Job at once; idempotent by request_id
+//	leeward.api.failover.cleanup   {"id"}               failover.Job when it is cleaned
+//	leeward.api.job.ls             Query                Jobs, in pages, oldest first
+//	leeward.api.job.show           {"id", "after"}      failover.Job; with after: when its revision is greater, or after 20 s
+//	leeward.api.vault.info         {}                   VaultInfo
+//	leeward.api.stream.ls          {}                   Streams
+//
+// An answer that would not fit a message carries a cursor in next: ask again with
+// it. An error answer has the micro service headers, its code being one of Code,
+// and an Error as its body.
+//
+// JSON is snake_case, times are RFC 3339 UTC, sizes are bytes and durations are
+// seconds. Every document names its schema; fields are added, never removed or
+// given another meaning, while the schema's name stays.
+//
+// This package decides nothing: Backend does.
+package api

@@ -1,0 +1,230 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control/api"
+	"github.com/leeward-dr/leeward/control/failover"
+	"github.com/leeward-dr/leeward/control/health"
+	"github.com/leeward-dr/leeward/streams"
+)
+
+var _ api.Backend = (*Service)(nil)
+
+// waitReady waits until the state is rebuilt: an answer from half a state would
+// say that points are missing.
+func (s *Service) waitReady(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	case <-ctx.Done():
+		return api.Errorf(api.CodeTimeout, "ask again in a moment", "control is still reading the vault and the streams")
+	case <-s.base.Done():
+		return api.Errorf(api.CodeNoConnection, "start it again with: leeward up", "control is stopping")
+	}
+}
+
+// Status implements api.Backend. It answers while the state is being rebuilt too.
+func (s *Service) Status(ctx context.Context) (*api.Status, error) {
+	out := &api.Status{
+		Schema: "leeward.status.v1", Time: time.Now().UTC(), Version: s.cfg.Version, Health: health.Healthy,
+		ByHealth: map[string]int{}, Issues: []health.Issue{}, PendingMarkers: s.decider.pending(),
+		Vault: api.VaultInfo{ID: s.vault.ID(), URL: s.vault.Store().URL()},
+	}
+	select {
+	case <-s.ready:
+		out.Ready = true
+	default:
+	}
+	for _, m := range s.state.machinesView(out.Time, "", s.cfg.Health) {
+		out.Machines++
+		out.ByHealth[string(m.Health)]++
+		out.Health = health.Worse(out.Health, m.Health)
+		out.Issues = append(out.Issues, m.Issues...)
+		if m.RPO != nil && (out.WorstRPO == nil || *m.RPO > *out.WorstRPO) {
+			out.WorstRPO = m.RPO
+		}
+	}
+	slices.SortStableFunc(out.Issues, func(a, b health.Issue) int {
+		return cmp.Compare(health.Rank(b.Level), health.Rank(a.Level))
+	})
+	out.Issues = out.Issues[:min(len(out.Issues), 100)]
+	out.Points = s.state.count()
+	out.Vault.Points = out.Points
+	for _, j := range s.engine.Jobs() {
+		switch {
+		case j.State.Running():
+			out.JobsRunning++
+		case j.State.Waiting():
+			out.JobsWaiting++
+		}
+	}
+	st, err := s.bus.JS.Stream(ctx, streams.Changes)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", streams.Changes, err)
+	}
+	out.BacklogBytes, out.BacklogMessages = st.CachedInfo().State.Bytes, st.CachedInfo().State.Msgs
+	return out, nil
+}
+
+// Machines implements api.Backend.
+func (s *Service) Machines(ctx context.Context, q api.Query) ([]api.Machine, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	all := s.state.machinesView(time.Now().UTC(), q.Machine, s.cfg.Health)
+	tests := map[string]*api.TestRef{}
+	for _, j := range s.engine.Jobs() {
+		tests[j.Request.Machine] = &api.TestRef{Job: j.ID, State: j.State, Alive: j.Result != nil && j.Result.Alive, Time: j.Started}
+	}
+	for i := range all {
+		m := &all[i]
+		m.LastTest = tests[m.Machine]
+		for k, d := range m.Disks {
+			m.PendingMarkers = max(m.PendingMarkers, s.decider.waiting(vault.DiskID{Machine: m.Machine, Disk: d.Disk}))
+			n, err := s.backlog(ctx, m.Machine, d.Disk, len(all))
+			if err != nil {
+				return nil, err
+			}
+			m.Disks[k].BacklogMessages = n
+		}
+	}
+	return all, nil
+}
+
+// backlog counts the messages of a disk that are not in the vault. It costs a
+// request, so lists of many machines go without.
+func (s *Service) backlog(ctx context.Context, machine, disk string, machines int) (*uint64, error) {
+	if machines > 20 {
+		return nil, nil
+	}
+	n, err := s.subjectCount(ctx, streams.ChangesSubject(machine, disk))
+	if err != nil {
+		return nil, err
+	}
+	return &n, nil
+}
+
+// Points implements api.Backend.
+func (s *Service) Points(ctx context.Context, q api.Query) ([]api.Point, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	if q.Machine != "" && !s.state.knows(q.Machine) {
+		return nil, api.Errorf(api.CodeNotFound, "leeward machine ls", "no machine or group %s is known", q.Machine)
+	}
+	return s.state.pointsView(q), nil
+}
+
+// Point implements api.Backend.
+func (s *Service) Point(ctx context.Context, id string) (*api.Point, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	p, err := failover.ByID(s.state.pointsOf(""), id)
+	if err != nil {
+		return nil, err
+	}
+	out := api.PointOf(p)
+	out.Schema = "leeward.point.v1"
+	return &out, nil
+}
+
+// Events implements api.Backend.
+func (s *Service) Events(ctx context.Context, q api.Query) ([]api.Event, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	return s.state.eventsView(q), nil
+}
+
+// Test implements api.Backend.
+func (s *Service) Test(ctx context.Context, r failover.Request) (failover.Job, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return failover.Job{}, err
+	}
+	if !s.state.knows(r.Machine) {
+		return failover.Job{}, api.Errorf(api.CodeNotFound, "leeward machine ls", "no machine %s is known", r.Machine)
+	}
+	return s.engine.Test(r)
+}
+
+// Cleanup implements api.Backend.
+func (s *Service) Cleanup(ctx context.Context, id string) (failover.Job, error) {
+	return s.engine.Cleanup(ctx, id)
+}
+
+// Jobs implements api.Backend.
+func (s *Service) Jobs(_ context.Context, q api.Query) ([]failover.Job, error) {
+	return slices.DeleteFunc(s.engine.Jobs(), func(j failover.Job) bool {
+		return q.Machine != "" && j.Request.Machine != q.Machine || j.Started.Before(q.Since)
+	}), nil
+}
+
+// Job implements api.Backend.
+func (s *Service) Job(_ context.Context, id string) (failover.Job, error) { return s.engine.Job(id) }
+
+// WatchJob implements api.Backend.
+func (s *Service) WatchJob(ctx context.Context, id string, after uint64) (failover.Job, error) {
+	return s.engine.Watch(ctx, id, after)
+}
+
+// Vault implements api.Backend.
+func (s *Service) Vault(ctx context.Context) (*api.VaultInfo, error) {
+	disks, err := s.vault.Disks(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the vault's disks: %w", err)
+	}
+	out := &api.VaultInfo{Schema: "leeward.vault.v1", ID: s.vault.ID(), URL: s.vault.Store().URL(), Points: s.state.count()}
+	for _, d := range disks {
+		out.Disks = append(out.Disks, d.String())
+	}
+	return out, nil
+}
+
+// Streams implements api.Backend.
+func (s *Service) Streams(ctx context.Context) ([]api.Stream, error) {
+	var out []api.Stream
+	for _, name := range []string{streams.Changes, streams.Markers, streams.Receipts, streams.Events} {
+		st, err := s.bus.JS.Stream(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("look at %s: %w", name, err)
+		}
+		i := st.CachedInfo()
+		out = append(out, api.Stream{
+			Name: name, Messages: i.State.Msgs, Bytes: i.State.Bytes, MaxBytes: i.Config.MaxBytes,
+			First: i.State.FirstTime, Last: i.State.LastTime, About: i.Config.Description,
+		})
+	}
+	return out, nil
+}
+
+// disksOf lists the disks of a machine.
+func (s *state) disksOf(name string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.machines[name]
+	if m == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(m.disks))
+}
+
+// knows reports whether a machine or group of that name is known.
+func (s *state) knows(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.machines[name] != nil || slices.ContainsFunc(s.points, func(p *vault.Point) bool { return p.Group == name })
+}
+
+func (s *state) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.points)
+}

@@ -1,0 +1,13 @@
+// Package control is the role that decides. It folds markers and receipts into
+// recovery points (package points), knows the state of every machine (health),
+// brings machines up (failover) and answers operators (api).
+//
+// It owns two cursors on the bus: the durable consumer control-markers, which
+// acknowledges a marker only when it is listed or abandoned, and the ordered
+// consumer control-receipts, which starts with the newest receipt of every disk
+// each time. Everything else it knows is rebuilt at start from the vault and the
+// streams; it keeps nothing on disk but its failover jobs.
+//
+// It writes to the vault only recovery points, never segments. RPO is computed
+// only from points that the vault lists.
+package control

@@ -1,0 +1,113 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control/target"
+)
+
+// Disk shows one disk of a recovery point to a target.
+type Disk struct {
+	*vault.Reader
+	name    string
+	promise vault.Digest
+}
+
+var _ target.Restorer = Disk{}
+
+// Name implements target.Disk.
+func (d Disk) Name() string { return d.name }
+
+// Digest implements target.Disk.
+func (d Disk) Digest() [32]byte { return d.promise }
+
+// Restore implements target.Restorer.
+func (d Disk) Restore(ctx context.Context, dst io.WriterAt, progress target.Progress) error {
+	o := vault.RestoreOptions{}
+	if progress != nil {
+		o.Progress = func(done, total int64) { progress(d.name, done, total) }
+	}
+	_, err := d.Reader.Restore(ctx, dst, o)
+	return err
+}
+
+// Data returns how many bytes of the disk may hold data; the rest is zero.
+func (d Disk) Data() (n int64) {
+	d.Extents(func(_, length int64) bool { n += length; return true })
+	return n
+}
+
+// disks holds the open disks of a machine.
+type disks []Disk
+
+func (all disks) Close() {
+	for _, d := range all {
+		d.Reader.Close() // read-only: there is nothing to lose
+	}
+}
+
+func (all disks) fetched() (n int64) {
+	for _, d := range all {
+		n += d.BytesFetched()
+	}
+	return n
+}
+
+// OpenDisk opens a disk of a recovery point and holds the vault to what the point
+// promised: a size or digest that differs is damage, not a detail.
+func OpenDisk(ctx context.Context, v *vault.Vault, id vault.DiskID, k *vault.PointDisk) (Disk, error) {
+	r, err := v.OpenAt(ctx, id, k.At, vault.ReaderOptions{})
+	if err != nil {
+		return Disk{}, fmt.Errorf("open disk %s at %s: %w", id, k.At, err)
+	}
+	switch {
+	case r.Size() != int64(k.Size):
+		err = fmt.Errorf("disk %s has %d bytes in the vault, the point says %d: run leeward vault check", id, r.Size(), k.Size)
+	case r.Digest() != k.Digest:
+		err = fmt.Errorf("disk %s has another digest in the vault than the point promises: run leeward vault check", id)
+	}
+	if err != nil {
+		r.Close() // read-only: there is nothing to lose
+		return Disk{}, err
+	}
+	return Disk{Reader: r, name: k.Disk, promise: k.Digest}, nil
+}
+
+// open opens every disk of a machine at a point.
+func open(ctx context.Context, v *vault.Vault, m *vault.PointMachine) (all disks, err error) {
+	defer func() {
+		if err != nil {
+			all.Close()
+		}
+	}()
+	for i := range m.Disks {
+		k := &m.Disks[i]
+		d, err := OpenDisk(ctx, v, vault.DiskID{Machine: m.Machine, Disk: k.Disk}, k)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+// machine says what to bring up: the protected machine, changed as o wants.
+func machine(m *vault.PointMachine, all disks, o Options) *target.Machine {
+	t := &target.Machine{Name: m.Machine, CPUs: int(m.CPUs), Memory: int64(m.Memory), Firmware: m.Firmware}
+	if o.CPUs > 0 {
+		t.CPUs = o.CPUs
+	}
+	if o.MemoryBytes > 0 {
+		t.Memory = o.MemoryBytes
+	}
+	if o.Firmware != "" {
+		t.Firmware = o.Firmware
+	}
+	for _, d := range all {
+		t.Disks = append(t.Disks, d)
+	}
+	return t
+}

@@ -1,0 +1,14 @@
+// Package failover brings machines up from recovery points and takes them away
+// again. It owns the choice of a point (Select), the states of a job (Step), and
+// the engine that carries jobs out: open the disks in the vault, start them on a
+// target, wait for proof of life, keep the evidence, clean up.
+//
+// Every job is a directory below the engine's: job.json, replaced atomically at
+// each change, and run/ with everything the target leaves. Cleaning up removes the
+// directory and leaves one line in history.jsonl. After a crash of the process a
+// job that ran is interrupted: its machine is gone with the disks that the process
+// served, and cleaning up removes the rest.
+//
+// The engine needs a vault and a key, no bus: the same code runs inside control
+// and in a command on a laptop when the site is lost. It never writes to the vault.
+package failover

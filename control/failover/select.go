@@ -1,0 +1,106 @@
+package failover
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/leeward-dr/leeward/consumers/vault"
+)
+
+// The words for a recovery point. Anything else is a time (RFC 3339: the newest
+// point at or before it), or an id or the start of one.
+const (
+	Latest          = "latest"           // after everything that has arrived is processed
+	LatestProcessed = "latest-processed" // the newest that is listed now
+	LatestApp       = "latest-app"       // the newest application-consistent one
+)
+
+// ErrNoPoint means that no recovery point is what was asked for.
+var ErrNoPoint = errors.New("no such recovery point")
+
+// Select returns the point of a machine that word names. Points may be in any
+// order and of any machine. An error wraps ErrNoPoint and says what there is.
+func Select(all []*vault.Point, machine, word string) (*vault.Point, error) {
+	mine := Of(all, machine)
+	if len(mine) == 0 {
+		return nil, fmt.Errorf("%w: machine %s has none", ErrNoPoint, machine)
+	}
+	newest := mine[len(mine)-1]
+	switch word {
+	case "", Latest, LatestProcessed:
+		return newest, nil
+	case LatestApp:
+		for _, p := range slices.Backward(mine) {
+			if p.Consistency == "app" {
+				return p, nil
+			}
+		}
+		return nil, fmt.Errorf("%w: none of the %d points of machine %s is application-consistent", ErrNoPoint, len(mine), machine)
+	}
+	if at, err := time.Parse(time.RFC3339, word); err == nil {
+		for _, p := range slices.Backward(mine) {
+			if !p.Time.After(at) {
+				return p, nil
+			}
+		}
+		return nil, fmt.Errorf("%w: the oldest point of machine %s is of %s, after %s", ErrNoPoint, machine, mine[0].Time.UTC().Format(time.RFC3339), word)
+	}
+	p, err := ByID(mine, word)
+	if err != nil && !errors.Is(err, errAmbiguous) {
+		return nil, fmt.Errorf("%w: %q is no id of a point of machine %s, no RFC 3339 time, and none of the words %s, %s, %s",
+			ErrNoPoint, word, machine, Latest, LatestProcessed, LatestApp)
+	}
+	return p, err
+}
+
+var errAmbiguous = errors.New("write more of its id")
+
+// ByID returns the point with an id, or the only one whose id starts so. An error
+// wraps ErrNoPoint.
+func ByID(all []*vault.Point, word string) (*vault.Point, error) {
+	var found []*vault.Point
+	for _, p := range all {
+		if p.ID == word {
+			return p, nil
+		}
+		if strings.HasPrefix(p.ID, word) {
+			found = append(found, p)
+		}
+	}
+	switch {
+	case len(found) == 1 && word != "":
+		return found[0], nil
+	case len(found) == 0 || word == "":
+		return nil, fmt.Errorf("%w: %q", ErrNoPoint, word)
+	}
+	return nil, fmt.Errorf("%w: %d points start with %q: %w", ErrNoPoint, len(found), word, errAmbiguous)
+}
+
+// Of returns the points that include a machine, the oldest cut first.
+func Of(all []*vault.Point, machine string) []*vault.Point {
+	var mine []*vault.Point
+	for _, p := range all {
+		if member(p, machine) != nil {
+			mine = append(mine, p)
+		}
+	}
+	slices.SortStableFunc(mine, func(a, b *vault.Point) int {
+		if c := a.Time.Compare(b.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return mine
+}
+
+func member(p *vault.Point, machine string) *vault.PointMachine {
+	for i := range p.Machines {
+		if p.Machines[i].Machine == machine {
+			return &p.Machines[i]
+		}
+	}
+	return nil
+}

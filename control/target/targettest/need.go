@@ -1,0 +1,112 @@
+package targettest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Need skips the test unless every command is there. As root, and where CI is true,
+// it fails it instead: there all of them can be installed.
+func Need(t testing.TB, commands ...string) {
+	t.Helper()
+	for _, c := range commands {
+		if _, err := exec.LookPath(c); err != nil {
+			Missing(t, c+" is not installed")
+		}
+	}
+}
+
+// Missing ends a test that lacks something: it fails as root and where CI is true,
+// and is skipped elsewhere.
+func Missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Geteuid() == 0 || os.Getenv("CI") == "true" {
+		t.Fatalf("%s, and the tests need it here", what)
+	}
+	t.Skipf("skipped: %s", what)
+}
+
+// Full skips the test unless LEEWARD_FULL is 1.
+func Full(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("LEEWARD_FULL") != "1" {
+		t.Skipf("skipped: %s takes long, set LEEWARD_FULL=1", what)
+	}
+}
+
+// WaitFor fails the test unless cond becomes true in time.
+func WaitFor(t testing.TB, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(limit); !cond(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// Bootable returns the path of a bootable image that deploy/images/make-bootable.sh
+// builds with these arguments ("mbr" or "tiny" first). Images are kept in the user's
+// cache directory and rebuilt when the script changes. Open them for reading only.
+func Bootable(t testing.TB, mode string, args ...string) string {
+	t.Helper()
+	Need(t, "bash", "as", "ld")
+	if mode == "tiny" {
+		Need(t, "sfdisk", "mke2fs", "mmd", "mkfs.vfat", "grub-mkimage", "busybox", "cpio", "depmod", "lz4", "objcopy")
+	}
+	script := makeBootable(t)
+	src, err := os.ReadFile(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := sha256.Sum256([]byte(string(src) + "\x00" + strings.Join(args, "\x00")))
+	dir := filepath.Join(cache, "leeward", "images")
+	image := filepath.Join(dir, mode+"-"+hex.EncodeToString(key[:6])+".img")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer exclusive(t, image+".lock")()
+	if _, err := os.Stat(image); err == nil {
+		return image
+	}
+	if out, err := exec.Command("bash", append([]string{script, mode, image}, args...)...).CombinedOutput(); err != nil {
+		t.Fatalf("build image %s: %v\n%s", mode, err, out)
+	}
+	return image
+}
+
+// exclusive keeps other test processes from building the same image.
+func exclusive(t testing.TB, path string) (unlock func()) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err == nil {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() { f.Close() }
+}
+
+// makeBootable finds the script beside this package.
+func makeBootable(t testing.TB) string {
+	t.Helper()
+	_, here, _, ok := runtime.Caller(0)
+	if !ok || !filepath.IsAbs(here) {
+		t.Fatal("cannot tell where make-bootable.sh is: built with -trimpath")
+	}
+	return filepath.Join(filepath.Dir(here), "..", "..", "..", "deploy", "images", "make-bootable.sh")
+}

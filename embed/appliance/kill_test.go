@@ -1,0 +1,172 @@
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/leeward-dr/leeward/consumers/vault"
+)
+
+const upHere = "LEEWARD_TEST_UP" // directory: run an appliance there instead of the tests
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(upHere); dir != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		c := Default()
+		c.Dir, c.Listen, c.LogLevel = dir, "127.0.0.1:-1", "warn"
+		if err := Run(ctx, c, "1.0.0", io.Discard, os.Stderr); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// child runs an appliance in a process of its own.
+func child(t *testing.T, dir string) *exec.Cmd {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(dir, "contexts")); err != nil { // the port changes
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), upHere+"="+dir)
+	cmd.Stderr = t.Output()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			_ = cmd.Process.Kill() // only a child of ours that a failed test left
+			_ = cmd.Wait()
+		}
+	})
+	return cmd
+}
+
+// waited is closed when cmd has ended.
+func waited(cmd *exec.Cmd) <-chan struct{} {
+	c := make(chan struct{})
+	go func() {
+		defer close(c)
+		_ = cmd.Wait() // killed: the error says so
+	}()
+	return c
+}
+
+func terminate(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("a clean stop ended with %v", err)
+	}
+}
+
+// Killed in the middle of work, again and again: what the bus took is listed, and
+// every point is what the disk was.
+func TestKill(t *testing.T) {
+	rounds, points := 3, 8
+	if os.Getenv("LEEWARD_FULL") != "" {
+		rounds, points = 50, 20
+	}
+	dir := t.TempDir()
+	a := newAgent(t, dir)
+	for round := range rounds {
+		cmd := child(t, dir)
+		b := connect(t, dir, "agent")
+		for range points {
+			a.point()
+		}
+		// Sometimes before, sometimes while, sometimes after it is all on the bus.
+		kill := time.AfterFunc(time.Duration(round*37%150)*time.Millisecond, func() {
+			_ = cmd.Process.Kill() // it cannot have ended before
+		})
+		flushed := a.flush(b)
+		<-waited(cmd)
+		kill.Stop()
+		t.Logf("round %d: %d messages left, %v", round, len(a.outbox), flushed)
+		b.Close()
+	}
+	cmd := child(t, dir)
+	b := connect(t, dir, "agent")
+	a.point()
+	if err := a.flush(b); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	a.listed()
+	terminate(t, cmd)
+	verify(t, a)
+}
+
+// verify opens every point with nothing but the vault and its key.
+func verify(t *testing.T, a *agent) {
+	t.Helper()
+	key, err := vault.KeyFromFile(filepath.Join(a.dir, "keys", "vault.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := vault.OpenStore(filepath.Join(a.dir, "vault"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := vault.Unlock(t.Context(), st, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, damaged, err := v.Points(t.Context(), "")
+	if err != nil || len(damaged) != 0 || len(all) != len(a.points) {
+		t.Fatalf("%d points, %v damaged, %v, want %d", len(all), damaged, err, len(a.points))
+	}
+	for _, p := range all {
+		d := p.Machines[0].Disks[0]
+		r, err := v.OpenAt(t.Context(), vault.DiskID{Machine: "web", Disk: "sda"}, d.At, vault.ReaderOptions{})
+		if err != nil {
+			t.Fatalf("point %s: %v", p.ID, err)
+		}
+		got := make([]byte, r.Size())
+		if _, err := r.ReadAt(got, 0); err != nil && err != io.EOF {
+			t.Fatalf("point %s: %v", p.ID, err)
+		}
+		if !bytes.Equal(got, a.images[p.ID]) || r.Digest() != d.Digest {
+			t.Errorf("point %s is not what the disk was", p.ID)
+		}
+		r.Close()
+	}
+	rep, err := v.Check(t.Context(), vault.CheckOptions{ReadData: true})
+	if err != nil || len(rep.Problems) != 0 {
+		t.Errorf("vault check: %+v, %v", rep, err)
+	}
+}
+
+// Stopped and started in this process: nothing is left running, nothing is lost.
+func TestStopAndStart(t *testing.T) {
+	dir := t.TempDir()
+	a := newAgent(t, dir)
+	for range 2 {
+		stop := startHere(t, dir)
+		b := connect(t, dir, "agent")
+		for range 3 {
+			a.point()
+		}
+		if err := a.flush(b); err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		a.listed()
+		stop()
+	}
+	verify(t, a)
+}

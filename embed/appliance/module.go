@@ -1,0 +1,108 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"go.uber.org/fx"
+	"go.uber.org/fx/fxevent"
+
+	"github.com/leeward-dr/leeward/consumers"
+	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control"
+	"github.com/leeward-dr/leeward/embed"
+	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/bus"
+)
+
+const (
+	startTime = 2 * time.Minute // JetStream may have much to recover
+	stopTime  = time.Minute
+)
+
+// options wires the appliance. What must run before others can be made (server,
+// connection, vault) is started by its constructor; opened undoes that if a later
+// constructor fails.
+func options(c Config, version string, log *slog.Logger, o *opened) fx.Option {
+	return fx.Options(
+		fx.StartTimeout(startTime), fx.StopTimeout(stopTime),
+		fx.WithLogger(func() fxevent.Logger {
+			l := &fxevent.SlogLogger{Logger: log}
+			l.UseLogLevel(slog.LevelDebug)
+			return l
+		}),
+		fx.Supply(c, log, o, consumers.Default(), controlConfig(c, version)),
+		fx.Provide(newServer, newBus, newVault),
+		consumers.Module,
+		control.Module,
+	)
+}
+
+func controlConfig(c Config, version string) control.Config {
+	cc := control.Default()
+	cc.Dir, cc.Version, cc.Health.RPO = c.Dir, version, c.RPO
+	return cc
+}
+
+// opened holds what constructors have started, in their order.
+type opened struct{ close []func(context.Context) error }
+
+func (o *opened) add(lc fx.Lifecycle, stop func(context.Context) error) {
+	o.close = append(o.close, stop)
+	lc.Append(fx.StopHook(stop))
+}
+
+// undo stops what was started when the application could not be made.
+func (o *opened) undo() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	var err error
+	for _, stop := range slices.Backward(o.close) {
+		err = errors.Join(err, stop(ctx))
+	}
+	return err
+}
+
+func newServer(lc fx.Lifecycle, c Config, log *slog.Logger, o *opened) (*embed.Server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	e := embed.Default()
+	e.Dir, e.Listen, e.Advertise, e.Log = c.Dir, c.Listen, c.Advertise, log
+	e.Cert, e.Key, e.CA = c.TLSCert, c.TLSKey, c.TLSCA
+	s, err := embed.Start(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	o.add(lc, s.Stop)
+	return s, nil
+}
+
+func newBus(lc fx.Lifecycle, c Config, s *embed.Server, o *opened) (*bus.Bus, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	b, err := s.Connect(ctx, embed.Operator)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded server: %w", err)
+	}
+	o.add(lc, func(context.Context) error { b.Close(); return nil })
+	sc := s.Streams()
+	if c.ChangesBytes != 0 {
+		sc.ChangesBytes = c.ChangesBytes
+	}
+	if err := streams.Ensure(ctx, b.JS, sc); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// newVault depends on nothing of the bus, but comes after it: a vault is made only
+// when the rest can run.
+func newVault(c Config, _ *bus.Bus) (*vault.Vault, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	return openVault(ctx, c)
+}
