@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -66,9 +67,24 @@ func small() Config {
 	return Config{BatchBytes: 1 << 20, BatchAge: 50 * time.Millisecond, MemoryBytes: 64 << 20, Workers: 4}
 }
 
+// few are the partitions of the disks in these tests, and 0: starting with all 64
+// would take most of the time of most tests.
+func few() []int {
+	ps := []int{0}
+	for _, d := range [][2]string{{"web1", "sda"}, {"web2", "sda"}, {"web2", "sdb"}, {"web3", "sda"}, {"big", "sda"}, {"small", "sda"}} {
+		if p := streams.Partition(d[0], d[1]); !slices.Contains(ps, p) {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
 // makeServer makes a server that is not started yet.
 func makeServer(t testing.TB, b *bus.Bus, v *vault.Vault, c Config, partitions ...int) *Server {
 	t.Helper()
+	if partitions == nil {
+		partitions = few()
+	}
 	level := slog.LevelError + 1
 	if os.Getenv("LEEWARD_LOG") != "" {
 		level = slog.LevelDebug

@@ -103,7 +103,11 @@ func (r *rig) hasty(machine, disk string) {
 
 func TestEverythingReachesTheVault(t *testing.T) {
 	r := newRig(t)
-	s := r.server()
+	s, err := New(r.nats.Connect("process"), r.v, small(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.run(t) // all partitions, and as patient as in earnest
 	var all sync.WaitGroup
 	agents := []*agent{newAgent(t, r.b, "web1", "sda"), newAgent(t, r.b, "web2", "sda"), newAgent(t, r.b, "web2", "sdb")}
 	for _, a := range agents {

@@ -52,7 +52,8 @@ done
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/leeward
 tmp=$(mktemp -d)
 img=$out.partial
-trap 'rm -rf "$tmp" "$img"' EXIT
+unpacked=
+trap 'rm -rf "$tmp" "$img" ${unpacked:+"$unpacked"}' EXIT
 
 # put FILE SECTOR: copies FILE to a sector of the image, leaving holes.
 put() { dd if="$1" of="$img" bs=1M seek=$(($2 * 512)) oflag=seek_bytes conv=notrunc,sparse status=none; }
@@ -172,14 +173,15 @@ kernel() {
 	kver=${package#linux-image-}
 	kdir=$cache/kernel-$kver
 	[ ! -d "$kdir" ] || return 0
-	mkdir -p "$tmp/deb" "$tmp/kernel" "$cache"
+	mkdir -p "$tmp/deb" "$cache"
+	unpacked=$(mktemp -d "$cache/unpack.XXXXXX")
 	(cd "$tmp/deb" && apt-get download -q "$package" >log 2>&1) || fail "apt-get download $package: $(tail -n 1 "$tmp/deb/log")"
 	dpkg-deb --fsys-tarfile "$tmp"/deb/*.deb | tar -x -C "$tmp/deb" ./boot ./lib/modules
 	depmod -b "$tmp/deb" "$kver"
-	modules "$tmp/deb" "$tmp/kernel" $boot_drivers $all_drivers $later_drivers
-	cp "$tmp/deb/boot/vmlinuz-$kver" "$tmp/kernel/vmlinuz"
+	modules "$tmp/deb" "$unpacked" $boot_drivers $all_drivers $later_drivers
+	cp "$tmp/deb/boot/vmlinuz-$kver" "$unpacked/vmlinuz"
 	# Two builds at once: the first wins, and both leave the same thing.
-	mv -T "$tmp/kernel" "$kdir" 2>/dev/null || [ -d "$kdir" ]
+	mv -T "$unpacked" "$kdir" 2>/dev/null || [ -d "$kdir" ]
 }
 
 # modules FROM TO NAME...: copies modules and what they need from one root to another. A

@@ -1,0 +1,59 @@
+package peers
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/leeward-dr/leeward/bench/rig"
+)
+
+// TestTools takes every installed peer through all steps on a small image.
+func TestTools(t *testing.T) {
+	dir := t.TempDir()
+	src := filepath.Join(dir, "disk.img")
+	day1 := make([]byte, 8<<20)
+	rnd := rand.NewChaCha8([32]byte{1})
+	rnd.Read(day1[1<<20 : 3<<20])
+	rnd.Read(day1[:rig.Block])
+	day2 := bytes.Clone(day1)
+	rnd.Read(day2[5<<20:][:rig.Block])
+	for _, tool := range All(Place{filepath.Join(dir, "peers"), src}) {
+		t.Run(tool.Name(), func(t *testing.T) {
+			if why := tool.Missing(); why != "" {
+				t.Skip(why) // peers are optional: the bench says which it did not have
+			}
+			ctx := context.Background()
+			if err := tool.Init(ctx); err != nil {
+				t.Fatal(err)
+			}
+			for i, b := range [][]byte{day1, day2} {
+				if err := os.WriteFile(src, b, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				u, err := tool.Backup(ctx, i+1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n, err := Stored(tool)
+				if err != nil || n < 2<<20 || u.Wall <= 0 {
+					t.Errorf("day %d: %d bytes stored in %v, %v", i+1, n, u.Wall, err)
+				}
+			}
+			_, path, err := tool.Restore(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, day2) {
+				t.Errorf("restored image differs (%v)", err)
+			}
+			b, at, _, err := tool.First(ctx, 2<<20)
+			if err != nil || !bytes.Equal(b, day2[at:][:rig.Block]) {
+				t.Errorf("first read at %d differs (%v)", at, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,56 @@
+package proof
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+
+	"github.com/leeward-dr/leeward/bench/rig"
+)
+
+// sow puts a file on the filesystem that nobody writes to and returns where its
+// first block lies in the file under the loop device.
+func (t *trial) sow(ctx context.Context) (int64, error) {
+	if !t.o.Sabotage {
+		return 0, nil
+	}
+	seed := make([]byte, 16*rig.Block) // large enough that no filesystem keeps it in an inode
+	rand.NewChaCha8([32]byte{8}).Read(seed)
+	if err := os.WriteFile(filepath.Join(t.dir, "untouched"), seed, 0o644); err != nil {
+		return 0, err
+	}
+	if err := rig.Syncfs(t.dir); err != nil {
+		return 0, err
+	}
+	const sector = 512 // small filesystems have blocks smaller than the tracker's
+	found := int64(-1)
+	err := rig.ReadCached(ctx, t.file, func(off int64, p []byte) error {
+		for i := 0; i+sector <= len(p) && found < 0; i += sector {
+			if bytes.Equal(p[i:i+sector], seed[:sector]) {
+				found = off + int64(i)
+			}
+		}
+		return nil
+	})
+	if err == nil && found < 0 {
+		err = errors.New("the block for sabotage is not on the disk")
+	}
+	return found, err
+}
+
+// spoil changes the block without the block layer of the device seeing it.
+func (t *trial) spoil() error {
+	f, err := os.OpenFile(t.file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt([]byte("nobody saw this coming"), t.plant); err != nil {
+		f.Close()
+		return fmt.Errorf("write behind the device: %w", err)
+	}
+	return f.Close()
+}
