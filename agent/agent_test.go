@@ -239,3 +239,21 @@ func TestParseDisk(t *testing.T) {
 		}
 	}
 }
+
+func TestLostOpenIsRepeated(t *testing.T) {
+	b := streamstest.Start(t)
+	r := receive(t.Context(), t, b, "m", "d")
+	path := image(t, 300)
+	stop := start(t, config(t, path), b)
+	until(t, "the first cut", func() bool { return r.hasCut(sumOf(t, path)) })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	get(r, func() bool { r.loseOpen = true; return true })
+	change(t, path, 5, "while the agent was down")
+	start(t, config(t, path), b)
+	until(t, "a cut in a later epoch", func() bool { return r.hasCut(sumOf(t, path)) })
+	if e := get(r, func() uint64 { return r.epoch }); e != 3 {
+		t.Errorf("epoch is %d: the lost open was epoch 2, the repeat should be 3", e)
+	}
+}

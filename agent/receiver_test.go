@@ -25,17 +25,19 @@ type receiver struct {
 	machine, disk string
 	dec           *zstd.Decoder
 
-	mu    sync.Mutex
-	epoch uint64
-	last  uint64
-	hash  wire.Hash
-	base  [2]uint64
-	image map[uint64][]byte
-	cuts  map[string][32]byte // point → hash of the image
-	opens []wire.Open
-	drop  int // links to lose
-	bytes int // of data blocks received
-	asked bool
+	mu       sync.Mutex
+	epoch    uint64
+	last     uint64
+	hash     wire.Hash
+	base     [2]uint64
+	image    map[uint64][]byte
+	cuts     map[string][32]byte // point → hash of the image
+	opens    []wire.Open
+	stamp    int64
+	drop     int // links to lose
+	bytes    int // of data blocks received
+	asked    bool
+	loseOpen bool // lose the next open and ask for it, naming the epoch before
 }
 
 func receive(ctx context.Context, t *testing.T, b *bus.Bus, machine, disk string) *receiver {
@@ -71,6 +73,11 @@ func (r *receiver) take(b []byte) {
 	defer r.mu.Unlock()
 	rc := &wire.Receipt{Machine: r.machine, Disk: r.disk}
 	switch {
+	case r.loseOpen && c.Kind == wire.KindOpen:
+		r.loseOpen = false
+		rc.Resend, rc.Reason, rc.Time = true, "the open is missing", 1
+		r.send(rc)
+		return
 	case r.drop > 0 && c.Kind == wire.KindBlock:
 		r.drop--
 		return
@@ -137,6 +144,9 @@ func (r *receiver) sum(size uint64) [32]byte {
 }
 
 func (r *receiver) send(rc *wire.Receipt) {
+	if r.stamp++; rc.Time == 0 || rc.Resend {
+		rc.Time = r.stamp
+	}
 	rc.Epoch, rc.Number, rc.Hash, rc.BaseEpoch, rc.BaseNumber = r.epoch, r.last, r.hash, r.base[0], r.base[1]
 	b, err := wire.Encode(rc)
 	if err != nil {

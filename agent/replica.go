@@ -126,11 +126,18 @@ func (r *replica) state() error {
 		return nil
 	case rc.Epoch > r.pub.Epoch():
 		return fmt.Errorf("%w (the vault is at epoch %d, this agent at %d)", ErrFenced, rc.Epoch, r.pub.Epoch())
-	case rc.Epoch == r.pub.Epoch() && rc.Resend:
+	case r.asksAgain(rc):
 		r.why = "resend: " + rc.Reason
 		return errAgain
 	}
 	return nil
+}
+
+// asksAgain reports whether rc says, of the epoch under way, that links are missing.
+// When even the Open was lost the receipt names the epoch before; what was known
+// when this epoch began does not count.
+func (r *replica) asksAgain(rc *wire.Receipt) bool {
+	return rc.Resend && (rc.Epoch != r.known.Epoch || rc.Number != r.known.Number || rc.Time != r.known.Time)
 }
 
 // receiptWait is how long to wait for a receipt before asking the stream for it.
@@ -146,13 +153,13 @@ func (r *replica) open(ctx context.Context) error {
 		return err
 	}
 	rc, _ := r.last()
-	known := wire.Receipt{}
+	r.known = wire.Receipt{}
 	if rc != nil {
-		known = *rc
+		r.known = *rc
 	}
 	r.mu.Lock()
 	ours := r.epoch
-	next := max(known.Epoch, r.epoch) + 1
+	next := max(r.known.Epoch, r.epoch) + 1
 	r.epoch = next
 	r.mu.Unlock()
 
@@ -162,7 +169,7 @@ func (r *replica) open(ctx context.Context) error {
 	o := &wire.Open{
 		Size: r.dev.Size(), Capture: r.src.Name(), Guarantee: r.src.Guarantee(),
 		Host: r.host, Instance: r.instance, Path: r.dev.Path(), Identity: r.dev.Identity(),
-		Reason: r.why, MinEpoch: known.Epoch, MinNumber: known.Number,
+		Reason: r.why, MinEpoch: r.known.Epoch, MinNumber: r.known.Number,
 	}
 	pub, err := blocks.Open(ctx, r.bus.JS, r.cfg.Machine, r.name, next, o, blocks.Options{
 		WindowBytes: r.cfg.WindowBytes, Raw: r.cfg.CompressAt == "process-server",
@@ -194,10 +201,11 @@ func (r *replica) open(ctx context.Context) error {
 func (r *replica) awaitBase(ctx context.Context, epoch uint64) (*wire.Receipt, error) {
 	for waited := 0; ; waited++ {
 		rc, news := r.last()
+		if rc != nil && r.asksAgain(rc) {
+			r.why = "resend: " + rc.Reason
+			return nil, fmt.Errorf("disk %s: the vault does not take epoch %d: %s: %w", r.name, epoch, rc.Reason, errAgain)
+		}
 		if rc != nil && rc.Epoch == epoch {
-			if rc.Resend {
-				return nil, fmt.Errorf("disk %s: the vault refuses epoch %d: %s", r.name, epoch, rc.Reason)
-			}
 			return rc, nil
 		}
 		if rc != nil && rc.Epoch > epoch {

@@ -155,6 +155,7 @@ func ids(t *testing.T, s *Service, machine string) string {
 }
 
 func TestMarkerBecomesAPoint(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	s, _ := l.start()
 	at := vault.Position{Epoch: 1, Number: 4} // where the cut will be
@@ -202,6 +203,7 @@ func TestMarkerBecomesAPoint(t *testing.T) {
 }
 
 func TestAbandonedMarker(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	s, _ := l.start()
 	first := l.vault.Write(t, web, "p0", "web", false, map[int]byte{1: 7})
@@ -220,6 +222,7 @@ func TestAbandonedMarker(t *testing.T) {
 
 // Everything control knows is rebuilt, and what was pending is decided.
 func TestRestartDecidesWhatWasPending(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, stop := l.start()
 	a := l.vault.Write(t, web, "p1", "web", false, map[int]byte{1: 7})
@@ -249,6 +252,7 @@ func TestRestartDecidesWhatWasPending(t *testing.T) {
 
 // A crash between listing a point and acknowledging its marker.
 func TestListedTwice(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	at := l.vault.Write(t, web, "p1", "web", false, map[int]byte{1: 7})
 	l.marker("p1", web, at)
@@ -268,6 +272,7 @@ func TestListedTwice(t *testing.T) {
 }
 
 func TestUnbelievableMessages(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	s, _ := l.start()
 	for _, subject := range []string{"leeward.markers.web", "leeward.receipts.web.sda", "leeward.events.web.tea"} {
@@ -288,6 +293,7 @@ func TestUnbelievableMessages(t *testing.T) {
 }
 
 func TestLeasesAreHeartbeats(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	s, _ := l.start()
 	lease, err := bus.AcquireLease(t.Context(), l.bus.JS, "web", "sda", bus.ThisProcess("instance-1"), bus.LeaseOptions{})
@@ -309,6 +315,7 @@ func TestLeasesAreHeartbeats(t *testing.T) {
 }
 
 func TestSettleWaitsForTheVault(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	s, _ := l.start()
 	at := l.vault.Write(t, web, "p1", "web", false, map[int]byte{1: 7})
@@ -340,6 +347,7 @@ func TestSettleWaitsForTheVault(t *testing.T) {
 
 // The whole way over the bus: client, service, job.
 func TestFailoverOverTheAPI(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.vault.Point(t, "p1", "web", "crash", time.Now())
 	s, _ := l.start()
@@ -388,6 +396,7 @@ func TestFailoverOverTheAPI(t *testing.T) {
 }
 
 func TestEventsHaveHeadersAndAreSaidOnce(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	s, _ := l.start()
 	s.publish(t.Context(), "once", &wire.Event{Time: 1, Machine: "web", Kind: "tea", Severity: wire.Info, What: "tea"})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -25,7 +24,6 @@ import (
 
 func exitCode(err error) int {
 	var u usage
-	var op *net.OpError
 	switch {
 	case errors.As(err, &u), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
@@ -33,7 +31,7 @@ func exitCode(err error) int {
 		return 5
 	case errors.Is(err, nats.ErrAuthorization):
 		return 7
-	case errors.Is(err, nats.ErrNoServers), errors.As(err, &op):
+	case errors.Is(err, bus.ErrUnreachable):
 		return 6
 	}
 	return exitFailed

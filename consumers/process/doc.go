@@ -15,7 +15,8 @@
 //	in the vault already                 acknowledged
 //	waiting already                      its delivery is acknowledged with the first one
 //	first link of a newer epoch (open)   committed at once, alone: the epoch's base is the vault's head
-//	open that knows more than the vault  refused: receipt with resend, event vault-behind
+//	open that knows more than the vault  the head is read again, in case somebody else wrote; if it
+//	                                     is still behind, refused: receipt with resend, event vault-behind
 //	another link at a number in use,
 //	or one that does not fit its
 //	predecessor                          refused: receipt with resend, event fork

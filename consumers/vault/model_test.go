@@ -233,7 +233,7 @@ func (m *model) verifySums(w *DiskWriter) {
 // TestModel lets random histories happen: every state they went through must come
 // back byte for byte. LEEWARD_SEED repeats one.
 func TestModel(t *testing.T) {
-	seeds, steps := 10, 40
+	seeds, steps := 10/slower, 40
 	if full() {
 		seeds = 2000
 	}

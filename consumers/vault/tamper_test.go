@@ -105,7 +105,7 @@ func detected(t *testing.T, st *storetest.Mem, key string) bool {
 // Every flipped bit is detected, and none is served.
 func TestBitRot(t *testing.T) {
 	s := newSpecimen(t)
-	total := 1000
+	total := 1000 / slower
 	if full() {
 		total = 20000
 	}

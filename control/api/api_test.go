@@ -60,6 +60,7 @@ func serveTest(t *testing.T, b *backend) (*bus.Bus, *Client) {
 }
 
 func TestListsComeInPages(t *testing.T) {
+	t.Parallel()
 	b := &backend{}
 	for i := range 3000 {
 		b.points = append(b.points, Point{ID: fmt.Sprintf("p%04d", i), Group: strings.Repeat("g", 900)})
@@ -83,6 +84,7 @@ func TestListsComeInPages(t *testing.T) {
 }
 
 func TestErrorsCarryTheirCode(t *testing.T) {
+	t.Parallel()
 	b := &backend{}
 	nc, c := serveTest(t, b)
 	for code, err := range map[Code]error{
@@ -117,6 +119,7 @@ func TestErrorsCarryTheirCode(t *testing.T) {
 }
 
 func TestNobodyThere(t *testing.T) {
+	t.Parallel()
 	nc := streamstest.Start(t)
 	_, err := NewClient(nc.Conn).Status(t.Context())
 	if e := AsError(err); e.Code != CodeNoConnection || e.Try == "" {
@@ -136,6 +139,7 @@ func TestNobodyThere(t *testing.T) {
 
 // A request that waits must not hold up others of its endpoint.
 func TestWatchersDoNotBlock(t *testing.T) {
+	t.Parallel()
 	b := &backend{changed: make(chan failover.Job)}
 	_, c := serveTest(t, b)
 	got := make(chan *failover.Job, 3)

@@ -122,6 +122,7 @@ func await(t *testing.T, e *Engine, id string) Job {
 }
 
 func TestJobComesAliveAndIsCleaned(t *testing.T) {
+	t.Parallel()
 	v := vaulttest.New(t)
 	v.Point(t, "p1", "web", "crash", time.Now().Add(-time.Hour))
 	v.Point(t, "p2", "web", "crash", time.Now().Add(-time.Minute))
@@ -168,6 +169,7 @@ func TestJobComesAliveAndIsCleaned(t *testing.T) {
 }
 
 func TestJobFails(t *testing.T) {
+	t.Parallel()
 	v := vaulttest.New(t)
 	v.Point(t, "p1", "web", "crash", time.Now())
 	cases := []struct {
@@ -215,6 +217,7 @@ func TestJobFails(t *testing.T) {
 
 // A vault that does not keep the promise of the point must not boot.
 func TestDigestIsHeld(t *testing.T) {
+	t.Parallel()
 	v := vaulttest.New(t)
 	p := *v.Point(t, "p1", "web", "crash", time.Now())
 	p.Machines = append([]vault.PointMachine(nil), p.Machines...)
@@ -230,6 +233,7 @@ func TestDigestIsHeld(t *testing.T) {
 }
 
 func TestCleanupEndsARunningJob(t *testing.T) {
+	t.Parallel()
 	v := vaulttest.New(t)
 	v.Point(t, "p1", "web", "crash", time.Now())
 	f := &fake{starting: make(chan struct{})}
@@ -253,6 +257,7 @@ func TestCleanupEndsARunningJob(t *testing.T) {
 }
 
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	v := vaulttest.New(t)
 	v.Point(t, "p1", "web", "crash", time.Now())
 	dir := t.TempDir()
@@ -307,6 +312,7 @@ func TestRestart(t *testing.T) {
 }
 
 func TestStopInterrupts(t *testing.T) {
+	t.Parallel()
 	v := vaulttest.New(t)
 	v.Point(t, "p1", "web", "crash", time.Now())
 	f, dir := &fake{}, t.TempDir()
@@ -333,6 +339,7 @@ func TestStopInterrupts(t *testing.T) {
 }
 
 func TestLatestWaitsUntilSettled(t *testing.T) {
+	t.Parallel()
 	v := vaulttest.New(t)
 	v.Point(t, "p1", "web", "crash", time.Now().Add(-time.Minute))
 	f := &fake{}
@@ -359,6 +366,7 @@ func TestLatestWaitsUntilSettled(t *testing.T) {
 }
 
 func TestHistoryIsCutBack(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	var b bytes.Buffer
 	for i := range 2*maxHistory + 5 {

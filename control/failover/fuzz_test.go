@@ -12,6 +12,7 @@ func FuzzJobFiles(f *testing.F) {
 	f.Add([]byte(`{"id":"tf-1","state":"alive","revision":3}`), []byte(`{"id":"tf-0","state":"cleaned"}`+"\n"))
 	f.Add([]byte(`{"id":"tf-2","state":"alive"}`), []byte("\n\n{"))
 	f.Add([]byte(`{"id":"tf-1","state":"tea","stages":[{}]}`), []byte(`{"id":"tf-1"}`))
+	f.Add([]byte(`{"id":"tf-1","state":"cleaned"}`), []byte(nil))
 	f.Add([]byte(`[1]`), []byte(`null`))
 	f.Add([]byte{}, []byte{0})
 	f.Fuzz(func(t *testing.T, job, history []byte) {

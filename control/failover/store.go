@@ -135,7 +135,7 @@ func (f files) read(id string) (*Job, error) {
 	if err := json.Unmarshal(b, j); err != nil {
 		return nil, fmt.Errorf("job %s: %s is damaged: %w", id, name, err)
 	}
-	if _, err := Step(j.State, Restart); err != nil || j.ID != id {
+	if _, err := Step(j.State, Restart); err != nil || j.State == Cleaned || j.ID != id {
 		return nil, fmt.Errorf("job %s: %s is damaged", id, name)
 	}
 	return j, nil

@@ -17,6 +17,7 @@ import (
 )
 
 func TestWiring(t *testing.T) {
+	t.Parallel()
 	c := Default()
 	c.Dir = t.TempDir()
 	if err := c.fill(); err != nil {
@@ -39,6 +40,7 @@ func config(t *testing.T, dir string) Config {
 
 // The vault is made once, and no other is taken for it.
 func TestOpenVault(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	c := config(t, t.TempDir())
 	v, err := openVault(ctx, c)
@@ -99,6 +101,7 @@ func TestOpenVault(t *testing.T) {
 
 // A start that is killed between its steps can be finished by the next one.
 func TestFirstStartInterrupted(t *testing.T) {
+	t.Parallel()
 	c := config(t, t.TempDir())
 	if err := MakeKey(c.KeyFile); err != nil {
 		t.Fatal(err)
@@ -126,6 +129,7 @@ func TestFirstStartInterrupted(t *testing.T) {
 }
 
 func TestTwoInOneDirectory(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	startHere(t, dir)
 	err := Run(t.Context(), config(t, dir), "1.0.0", io.Discard, t.Output())
@@ -136,6 +140,7 @@ func TestTwoInOneDirectory(t *testing.T) {
 
 // What cannot start leaves nothing running and can be started after the repair.
 func TestFailedStartLeavesNothing(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	stop := startHere(t, dir)
 	stop()

@@ -27,6 +27,7 @@ func lw(t *testing.T, ctx context.Context, dir string, args ...string) (code int
 
 // Every command that asks a server, against a real one with a protected disk.
 func TestCommandLine(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	startHere(t, dir)
 	a := newAgent(t, dir)
@@ -121,6 +122,7 @@ func jobs(t *testing.T, dir, image string) {
 
 // Ctrl-C ends a watch without complaint; with JSON each screen is one line.
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	startHere(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)

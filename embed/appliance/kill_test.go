@@ -77,6 +77,7 @@ func terminate(t *testing.T, cmd *exec.Cmd) {
 // Killed in the middle of work, again and again: what the bus took is listed, and
 // every point is what the disk was.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	rounds, points := 3, 8
 	if os.Getenv("LEEWARD_FULL") != "" {
 		rounds, points = 50, 20
@@ -153,6 +154,7 @@ func verify(t *testing.T, a *agent) {
 
 // Stopped and started in this process: nothing is left running, nothing is lost.
 func TestStopAndStart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	a := newAgent(t, dir)
 	for range 2 {

@@ -44,6 +44,9 @@ type Bus struct {
 	once   sync.Once
 }
 
+// ErrUnreachable means that no server answered the first connect.
+var ErrUnreachable = errors.New("cannot reach")
+
 const (
 	connectTimeout = 5 * time.Second
 	closeTimeout   = 2 * time.Second
@@ -174,7 +177,7 @@ func (s *settings) explain(ctx context.Context, err error) error {
 	case strings.Contains(err.Error(), "tls: "), strings.Contains(err.Error(), "x509: "):
 		return fmt.Errorf("cannot trust %s: give the CA file that signed its certificate: %w", s.where(), err)
 	}
-	return fmt.Errorf("cannot reach %s: %w: is `leeward up` running there?", s.where(), reason)
+	return fmt.Errorf("%w %s: %w: is `leeward up` running there?", ErrUnreachable, s.where(), reason)
 }
 
 func (s *settings) where() string {
