@@ -45,10 +45,11 @@ type replica struct {
 
 	pub      *blocks.Publisher
 	journal  journal
-	dirty    capture.Set // changed and not sent
-	full     string      // reason why the whole disk must be compared, "" if not
-	compared bool        // a comparison has begun in this epoch
-	why      string      // reason for the next epoch
+	dirty    capture.Set  // changed and not sent
+	full     string       // reason why the whole disk must be compared, "" if not
+	compared bool         // a comparison has begun in this epoch
+	why      string       // reason for the next epoch
+	known    wire.Receipt // the newest when the epoch was opened
 	sent     atomic.Uint64
 
 	mu sync.Mutex
