@@ -35,16 +35,15 @@ const leeward = "leeward"
 // contest is one run of all tools on one disk.
 type contest struct {
 	common
-	bin     product.Binaries
-	corpus  *corpus.Corpus
-	runs    int
-	tools   map[string]bool // peers wanted; nil: all
-	res     *report.Results
-	limits  []limits.Limit
-	work    string
-	drop    func() error // empties the page cache
-	message int          // bytes of a block message, as the tap saw it
-	noise   int64        // bytes of the incompressible disk for the pipe
+	bin    product.Binaries
+	corpus *corpus.Corpus
+	runs   int
+	tools  map[string]bool // peers wanted; nil: all
+	res    *report.Results
+	limits []limits.Limit
+	work   string
+	drop   func() error // empties the page cache
+	noise  int64        // bytes of the incompressible disk for the pipe
 }
 
 func runPeers(ctx context.Context, args []string) (err error) {

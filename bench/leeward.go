@@ -161,7 +161,6 @@ func (c *contest) pipe(ctx context.Context, run int) (err error) {
 	if err := o.stop(); err != nil {
 		return err
 	}
-	c.message = size
 	c.take(leeward, stepPipe, run, u, stored, others, fmt.Sprintf("%d MiB incompressible, messages of %d bytes", c.noise>>20, size))
 	if err := c.drop(); err != nil {
 		return err

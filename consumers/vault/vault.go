@@ -25,7 +25,7 @@ type Vault struct {
 	wrap  seal.Key // wraps disk keys
 	codec codec
 
-	buffers sync.Pool // of *[]byte: whole segments on their way to the store
+	buffers chan []byte // for whole segments on their way to the store
 
 	mu       sync.Mutex
 	diskKeys map[DiskID]seal.Key   // mu guards
@@ -151,6 +151,7 @@ func newVault(st store.Store, id [16]byte, key seal.Key) (*Vault, error) {
 	}
 	return &Vault{
 		id: id, st: st, key: key, codec: c,
+		buffers:  make(chan []byte, maxBuffers),
 		wrap:     key.Derive(nil, seal.NewPlace("leeward wrap disk keys")),
 		diskKeys: map[DiskID]seal.Key{},
 		near:     map[DiskID]segmentRef{},

@@ -10,8 +10,11 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault/store"
 )
 
-// maxPooled is the largest segment buffer that is kept for the next commit, bytes.
-const maxPooled = 64 << 20
+// Buffers kept for the next commit: new ones would cost more than the encryption.
+const (
+	maxBuffers = 2
+	maxBuffer  = 48 << 20 // bytes of each
+)
 
 // DiskWriter appends to the history of one disk. Several writers of one disk may
 // exist, in several processes: each link gets in once. Head and Sums may be called
@@ -134,18 +137,21 @@ func (w *DiskWriter) commit(ctx context.Context, b *Batch) error {
 
 // put makes the segment and creates it.
 func (w *DiskWriter) put(ctx context.Context, d *disk, p *plan, t *format.Trailer) error {
-	pooled, _ := w.v.buffers.Get().(*[]byte)
-	if pooled == nil {
-		pooled = new([]byte)
+	var buf []byte
+	select {
+	case buf = <-w.v.buffers:
+	default:
 	}
-	buf, err := d.write((*pooled)[:0], p, t)
+	buf, err := d.write(buf[:0], p, t)
 	if err != nil {
 		return err
 	}
 	err = w.v.st.Put(ctx, segmentKey(w.id, t.Epoch, t.First), buf)
-	if cap(buf) <= maxPooled {
-		*pooled = buf
-		w.v.buffers.Put(pooled)
+	if cap(buf) <= maxBuffer {
+		select {
+		case w.v.buffers <- buf:
+		default:
+		}
 	}
 	if errors.Is(err, ErrExists) {
 		return ErrConflict
