@@ -76,14 +76,3 @@ func (j *journal) take() *capture.Set {
 	j.generations = nil
 	return all
 }
-
-// pending counts the blocks that are not confirmed; blocks sent twice count twice.
-func (j *journal) pending() uint64 {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	n := uint64(0)
-	for _, g := range j.generations {
-		n += g.blocks.Len()
-	}
-	return n
-}

@@ -26,7 +26,6 @@ type track struct {
 	phase string
 	began time.Time
 	shown time.Time
-	drawn bool
 }
 
 func (p *progress) tell(x agent.Progress) {

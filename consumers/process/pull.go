@@ -62,8 +62,9 @@ func (s *Server) consume(ctx context.Context, p int) error {
 	}
 	defer func() {
 		cc.Stop()
-		handling.Lock()   // wait for the handler
-		handling.Unlock() //nolint:staticcheck // nothing to protect, only to wait for
+		handling.Lock() // wait for the handler
+		//lint:ignore SA2001 nothing to protect, only to wait for
+		handling.Unlock()
 	}()
 	for {
 		select {

@@ -199,7 +199,7 @@ func BenchmarkOpenAt(b *testing.B) {
 	for _, segments := range []int{100, 1000} {
 		b.Run(fmt.Sprint(segments), func(b *testing.B) {
 			st := storetest.NewMem()
-			v, h := benchDisk(b, st, 256<<20, segments, 200)
+			_, h := benchDisk(b, st, 256<<20, segments, 200)
 			d, err := dir.Create(b.TempDir())
 			if err != nil {
 				b.Fatal(err)

@@ -57,7 +57,6 @@ type Publisher struct {
 
 	work  chan *item // to the compressors
 	order chan *item // to the sequencer, as they came
-	slots chan struct{}
 	free  sync.Pool
 	wg    sync.WaitGroup
 
