@@ -213,7 +213,7 @@ func BenchmarkOpenAt(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			v = unlockTest(b, d)
+			v := unlockTest(b, d)
 			b.ReportAllocs()
 			report := cpu(b, 0)
 			for b.Loop() {
