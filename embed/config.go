@@ -39,7 +39,7 @@ func Default() Config { return Config{Listen: "127.0.0.1:4222"} }
 // Validate names what cannot work and why.
 func (c Config) Validate() error {
 	if c.Dir == "" {
-		return errors.New("nats.dir is empty: name a directory for streams and keys")
+		return errors.New("--dir is empty: name a directory for streams and keys")
 	}
 	host, _, err := c.listen()
 	if err != nil {
@@ -49,17 +49,17 @@ func (c Config) Validate() error {
 		return fmt.Errorf("nats.max_store is %d and nats.lame_duck %v: neither may be negative", c.MaxStore, c.LameDuck)
 	}
 	if (c.Cert == "") != (c.Key == "") {
-		return errors.New("nats.cert and nats.key belong together: set both or neither")
+		return errors.New("--tls-cert and --tls-key belong together: set both or neither")
 	}
 	if c.Cert == "" && !loopback(host) {
-		return fmt.Errorf("nats.listen is %s, which other machines can reach, and there is no certificate: disk contents and keys would cross the network unprotected; set nats.cert and nats.key, or listen on 127.0.0.1", c.Listen)
+		return fmt.Errorf("--listen is %s, which other machines can reach, and there is no certificate: disk contents and keys would cross the network unprotected; set --tls-cert and --tls-key, or listen on 127.0.0.1", c.Listen)
 	}
 	if c.CA != "" && c.Cert == "" {
-		return errors.New("nats.ca is set without nats.cert: it says what clients trust, but there is nothing to trust")
+		return errors.New("--tls-ca is set without --tls-cert: it says what clients trust, but there is nothing to trust")
 	}
 	if c.Advertise != "" {
 		if _, _, err := net.SplitHostPort(c.Advertise); err != nil {
-			return fmt.Errorf("nats.advertise is %q: write host:port", c.Advertise)
+			return fmt.Errorf("--advertise is %q: write host:port", c.Advertise)
 		}
 	}
 	return nil
@@ -71,7 +71,7 @@ func (c Config) listen() (host string, port int, err error) {
 		port, err = strconv.Atoi(p)
 	}
 	if err != nil || port < -1 || port > 65535 || port == 0 {
-		return "", 0, fmt.Errorf("nats.listen is %q: write host:port, port -1 for any free one", c.Listen)
+		return "", 0, fmt.Errorf("--listen is %q: write host:port, port -1 for any free one", c.Listen)
 	}
 	return host, port, nil
 }
@@ -100,7 +100,7 @@ func (c Config) tls(now time.Time) (*tls.Config, error) {
 	}
 	if c.CA != "" {
 		if _, err := os.Stat(c.CA); err != nil {
-			return nil, fmt.Errorf("read nats.ca: %w", err)
+			return nil, fmt.Errorf("read --tls-ca: %w", err)
 		}
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil

@@ -137,9 +137,9 @@ func (s *Server) free(host string, port int) error {
 	case err == nil:
 		return l.Close()
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("port %d of %s is in use: is another appliance or a NATS server running? Stop it or choose another port with nats.listen", port, host)
+		return fmt.Errorf("port %d of %s is in use: is another appliance or a NATS server running? Stop it or choose another port with --listen", port, host)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("port %d of %s needs root: choose one above 1023 with nats.listen", port, host)
+		return fmt.Errorf("port %d of %s needs root: choose one above 1023 with --listen", port, host)
 	}
 	return fmt.Errorf("listen on %s: %w: is that an address of this machine?", s.cfg.Listen, err)
 }

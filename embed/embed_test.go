@@ -168,19 +168,19 @@ func TestRefusedConfig(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	with := func(f func(*Config)) Config { c := config(dir); f(&c); return c }
-	refused(t, Config{}, "nats.dir")
+	refused(t, Config{}, "--dir")
 	for _, l := range []string{"", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:70000"} {
-		refused(t, with(func(c *Config) { c.Listen = l }), "nats.listen", "host:port")
+		refused(t, with(func(c *Config) { c.Listen = l }), "--listen", "host:port")
 	}
 	for _, l := range []string{":4222", "0.0.0.0:-1", "[::]:-1", "192.0.2.1:4222", "db.example:4222"} {
-		refused(t, with(func(c *Config) { c.Listen = l }), l, "no certificate", "nats.cert", "127.0.0.1")
+		refused(t, with(func(c *Config) { c.Listen = l }), l, "no certificate", "--tls-cert", "127.0.0.1")
 	}
-	refused(t, with(func(c *Config) { c.Cert = "x" }), "nats.key")
+	refused(t, with(func(c *Config) { c.Cert = "x" }), "--tls-key")
 	refused(t, with(func(c *Config) { c.Cert, c.Key = "missing.pem", "missing.key" }), "missing.pem")
-	refused(t, with(func(c *Config) { c.CA = "x" }), "nats.ca")
+	refused(t, with(func(c *Config) { c.CA = "x" }), "--tls-ca")
 	refused(t, with(func(c *Config) { c.MaxStore = -1 }), "nats.max_store")
 	refused(t, with(func(c *Config) { c.MaxStore = 1 << 20 }), "nats.max_store is 1 MiB", "512 MiB")
-	refused(t, with(func(c *Config) { c.Advertise = "x" }), "nats.advertise")
+	refused(t, with(func(c *Config) { c.Advertise = "x" }), "--advertise")
 	// Nothing of all that left the directory locked.
 	start(t, config(dir))
 }
@@ -194,7 +194,7 @@ func TestPortInUse(t *testing.T) {
 	defer l.Close()
 	c := config(t.TempDir())
 	c.Listen = l.Addr().String()
-	refused(t, c, "port "+strconv.Itoa(l.Addr().(*net.TCPAddr).Port), "in use", "nats.listen")
+	refused(t, c, "port "+strconv.Itoa(l.Addr().(*net.TCPAddr).Port), "in use", "--listen")
 	c.Listen = "127.0.0.77:-1"
 	start(t, c)
 }

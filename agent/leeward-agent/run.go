@@ -27,7 +27,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &u), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
-	case errors.Is(err, bus.ErrHeld):
+	case errors.Is(err, bus.ErrHeld), errors.Is(err, disk.ErrLocked):
 		return 5
 	case errors.Is(err, nats.ErrAuthorization):
 		return 7

@@ -33,6 +33,7 @@ func options(c Config, version string, log *slog.Logger, o *opened) fx.Option {
 		fx.WithLogger(func() fxevent.Logger {
 			l := &fxevent.SlogLogger{Logger: log}
 			l.UseLogLevel(slog.LevelDebug)
+			l.UseErrorLevel(slog.LevelDebug) // the operator gets the cause alone, on the last line
 			return l
 		}),
 		fx.Supply(c, log, o, consumers.Default(), controlConfig(c, version)),
