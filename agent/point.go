@@ -27,10 +27,17 @@ func (a *Agent) point(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := a.rounds(ctx, usage); err != nil {
-		return err
+	var c *cutResult
+	for range attempts {
+		if err = a.rounds(ctx, usage); err != nil {
+			return err
+		}
+		// A burst right before the freeze, such as a trim of all free space, is copied
+		// by the next rounds: no reason to give the point up.
+		if c, err = a.cut(ctx, usage); !errors.Is(err, errMuch) {
+			break
+		}
 	}
-	c, err := a.cut(ctx, usage)
 	if err != nil {
 		return err
 	}
@@ -65,6 +72,10 @@ func (a *Agent) point(ctx context.Context) error {
 	}
 	return nil
 }
+
+// attempts is how often a freeze is tried for one point when too much changed
+// between the last round and the freeze.
+const attempts = 3
 
 // errResized means that a disk is not the size it was opened with.
 var errResized = errors.New("disk was resized")

@@ -51,7 +51,7 @@ func runPeers(ctx context.Context, args []string) (err error) {
 	c := &contest{}
 	c.add(f)
 	full := os.Getenv("FULL") == "1"
-	size, noise := bytesFlag(1<<30), bytesFlag(512<<20)
+	size, noise := bytesFlag(1<<30), bytesFlag(256<<20)
 	if full {
 		size, noise = 4<<30, 2<<30
 	}

@@ -39,7 +39,7 @@ func (c *contest) leeward(ctx context.Context, run int) (err error) {
 	if err != nil {
 		return c.fail(leeward, stepInitial, run, err)
 	}
-	c.take(leeward, stepInitial, run, u, stored, rig.Busy()-busy, fmt.Sprintf("peak of the appliance; the agent's is %d MiB", o.agent.RSS()>>20))
+	c.take(leeward, stepInitial, run, u, stored, rig.Busy()-busy, fmt.Sprintf("%s; peak of the appliance, the agent's is %d MiB", o.share, o.agent.RSS()>>20))
 	p, err := c.tracked(ctx, o, run)
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func (c *contest) pipe(ctx context.Context, run int) (err error) {
 	if err := o.stop(); err != nil {
 		return err
 	}
-	c.take(leeward, stepPipe, run, u, stored, others, fmt.Sprintf("%d MiB incompressible, messages of %d bytes", c.noise>>20, size))
+	c.take(leeward, stepPipe, run, u, stored, others, fmt.Sprintf("%d MiB incompressible, messages of %d bytes; %s", c.noise>>20, size, o.share))
 	if err := c.drop(); err != nil {
 		return err
 	}

@@ -45,6 +45,7 @@ type ours struct {
 	server *rig.Process
 	agent  *rig.Process
 	live   string // the protected image
+	share  string // who used how much processor time in the step before
 	disk   string // what the agent protects: a loop device over it, or the image itself
 }
 
@@ -110,15 +111,16 @@ func (o *ours) alive() error {
 type meter struct {
 	o      *ours
 	began  time.Time
-	cpu    time.Duration
+	server time.Duration // processor time so far
+	agent  time.Duration
 	stored int64
 }
 
 func (o *ours) meter() (*meter, error) {
 	n, err := peers.Bytes(product.Vault(o.site.Dir))
-	m := &meter{o: o, began: time.Now(), cpu: o.server.CPU(), stored: n}
+	m := &meter{o: o, began: time.Now(), server: o.server.CPU(), stored: n}
 	if o.agent != nil && o.agent.Alive() == nil {
-		m.cpu += o.agent.CPU()
+		m.agent = o.agent.CPU()
 	}
 	return m, err
 }
@@ -126,7 +128,9 @@ func (o *ours) meter() (*meter, error) {
 // read ends the step at a time and says what it cost.
 func (m *meter) read(from, to time.Time) (u rig.Usage, stored int64, err error) {
 	u.Wall = to.Sub(from)
-	u.CPU = m.o.server.CPU() + m.o.agent.CPU() - m.cpu
+	m.server, m.agent = m.o.server.CPU()-m.server, m.o.agent.CPU()-m.agent
+	m.o.share = fmt.Sprintf("cpu: agent %.1f s, appliance %.1f s", m.agent.Seconds(), m.server.Seconds())
+	u.CPU = m.server + m.agent
 	u.RSS = m.o.server.RSS()
 	n, err := peers.Bytes(product.Vault(m.o.site.Dir))
 	return u, n - m.stored, err
