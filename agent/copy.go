@@ -10,6 +10,7 @@ import (
 
 	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/agent/capture/scan"
+	"github.com/leeward-dr/leeward/agent/capture/trace"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -143,8 +144,8 @@ func (w watched) ReadBlocks(ctx context.Context, start uint64, buf []byte) error
 	return w.r.dev.ReadBlocks(ctx, start, buf)
 }
 
-// take moves what the source saw into dirty.
-func (r *replica) take(ctx context.Context) (uint64, error) {
+// take moves what the source saw into dirty, and returns it.
+func (r *replica) take(ctx context.Context) (*capture.Set, error) {
 	set, err := r.src.Take(ctx)
 	if set != nil {
 		r.dirty.Merge(set)
@@ -152,12 +153,22 @@ func (r *replica) take(ctx context.Context) (uint64, error) {
 	if errors.Is(err, capture.ErrLost) {
 		r.full = "lost: " + err.Error()
 		r.events("resync", wire.Warning, r.name, fmt.Sprintf("disk %s must be compared with the vault: %v", r.name, err), "nothing: it has begun; if it happens often give the tracker a larger ring")
-		return 0, errAgain
+		return nil, errAgain
 	}
 	if err != nil {
-		return 0, fmt.Errorf("take changes of disk %s: %w", r.name, err)
+		return nil, fmt.Errorf("take changes of disk %s: %w", r.name, err)
 	}
-	return set.Len(), nil
+	return set, nil
+}
+
+// sectors counts what was written to the disk, discards apart, as of the last take;
+// false if the source cannot tell them apart.
+func (r *replica) sectors() (uint64, bool) {
+	s, ok := r.src.(*trace.Source)
+	if !ok {
+		return 0, false
+	}
+	return s.Stats().Sectors, true
 }
 
 // sendDirty reads and sends every block of dirty. What could not be sent stays dirty.
@@ -204,7 +215,7 @@ func (r *replica) readSet(ctx context.Context, set *capture.Set, fn func(start u
 // held is what was read of one disk inside a freeze.
 type held struct {
 	pieces []piece
-	set    capture.Set
+	later  capture.Set // discarded after it was read
 }
 
 type piece struct {
@@ -222,33 +233,48 @@ var errMuch = errors.New("too much changed to be read while frozen")
 const tries = 5
 
 // hold catches the disk at one instant: take, read, and take again until nothing
-// completed meanwhile. The blocks stay dirty until release. It sends nothing,
+// was written meanwhile. The blocks stay dirty until release. It sends nothing,
 // because filesystems may be frozen while it runs.
+//
+// Discards go on under a freeze (ext4 sends them from a worker of its own). What a
+// filesystem has given up may read as before or as zeros at any instant, so they do
+// not spoil the cut; the next round reads those blocks again.
 func (r *replica) hold(ctx context.Context) (*held, error) {
 	h := new(held)
-	for range tries {
-		n, err := r.take(ctx)
+	var before uint64
+	for i := range tries {
+		set, err := r.take(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if n == 0 && (len(h.pieces) > 0 || r.dirty.Len() == 0) {
+		after, told := r.sectors()
+		if i == 0 && r.dirty.Len() == 0 {
 			return h, nil
 		}
-		if r.dirty.Len()*wire.BlockSize > uint64(r.cfg.FreezeBytes) {
-			return nil, fmt.Errorf("disk %s: %w (%d KiB, limit %d KiB)", r.name, errMuch, r.dirty.Len()*wire.BlockSize>>10, r.cfg.FreezeBytes>>10)
+		if i > 0 && (set.Len() == 0 || told && after == before) {
+			h.later = *set
+			return h, nil
 		}
-		h.pieces = h.pieces[:0]
-		h.set = capture.Set{}
-		h.set.Merge(&r.dirty)
-		err = r.readSet(ctx, &h.set, func(start uint64, data []byte) error {
-			h.pieces = append(h.pieces, piece{start, append([]byte(nil), data...)})
-			return nil
-		})
-		if err != nil {
+		before = after
+		if err := r.holdOnce(ctx, h); err != nil {
 			return nil, err
 		}
 	}
 	return nil, fmt.Errorf("disk %s: %w", r.name, errBusy)
+}
+
+// holdOnce reads everything dirty into h.
+func (r *replica) holdOnce(ctx context.Context, h *held) error {
+	if r.dirty.Len()*wire.BlockSize > uint64(r.cfg.FreezeBytes) {
+		return fmt.Errorf("disk %s: %w (%d KiB, limit %d KiB)", r.name, errMuch, r.dirty.Len()*wire.BlockSize>>10, r.cfg.FreezeBytes>>10)
+	}
+	h.pieces = h.pieces[:0]
+	var set capture.Set
+	set.Merge(&r.dirty)
+	return r.readSet(ctx, &set, func(start uint64, data []byte) error {
+		h.pieces = append(h.pieces, piece{start, append([]byte(nil), data...)})
+		return nil
+	})
 }
 
 // release sends what hold read, and the cut behind it; it returns the cut's link.
@@ -265,7 +291,7 @@ func (r *replica) release(ctx context.Context, h *held, cut *wire.Cut) (uint64, 
 	if err := b.Flush(ctx); err != nil {
 		return 0, err
 	}
-	r.dirty = capture.Set{}
+	r.dirty = h.later
 	cut.Size = r.dev.Size()
 	return r.pub.Cut(ctx, cut)
 }

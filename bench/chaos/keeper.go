@@ -3,6 +3,7 @@ package chaos
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +12,16 @@ import (
 
 // restartAfter is how long a service manager waits before it starts a service again.
 const restartAfter = 200 * time.Millisecond
+
+// exit is how a program ended.
+type exit struct {
+	code int
+	text string
+}
+
+// excused are the agent's exit codes for what a kill brings about and a service
+// manager's next start cures: the disk is held, the server is away.
+var excused = []int{5, 6}
 
 // keeper keeps one program running, as a service manager does.
 type keeper struct {
@@ -22,7 +33,7 @@ type keeper struct {
 	p       *rig.Process
 	killed  bool // the present process was killed by us
 	stopped bool
-	exits   []string // ends that nobody asked for
+	exits   []exit // ends that nobody asked for
 
 	done chan struct{}
 }
@@ -50,7 +61,7 @@ func (k *keeper) run() {
 		k.mu.Lock()
 		stopped, killed := k.stopped, k.killed
 		if !stopped && !killed {
-			k.exits = append(k.exits, fmt.Sprintf("%s, code %d: %s", k.cmd.Name, p.ExitCode(), p.Tail(1)))
+			k.exits = append(k.exits, exit{p.ExitCode(), fmt.Sprintf("%s, code %d: %s", k.cmd.Name, p.ExitCode(), p.Tail(1))})
 		}
 		k.mu.Unlock()
 		if stopped {
@@ -73,7 +84,7 @@ func (k *keeper) again() bool {
 	}
 	p, err := k.rig.Start(k.cmd)
 	if err != nil {
-		k.exits = append(k.exits, err.Error())
+		k.exits = append(k.exits, exit{-1, err.Error()})
 		return false
 	}
 	k.p, k.killed = p, false
@@ -114,10 +125,10 @@ func (k *keeper) halt() {
 }
 
 // ends lists how the program ended when nobody had asked for it.
-func (k *keeper) ends() []string {
+func (k *keeper) ends() []exit {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return append([]string(nil), k.exits...)
+	return slices.Clone(k.exits)
 }
 
 // alive says why the program cannot be kept running.
@@ -125,7 +136,7 @@ func (k *keeper) alive() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.exits) > 100 {
-		return errors.New(k.cmd.Name + " ends again and again: " + k.exits[len(k.exits)-1])
+		return errors.New(k.cmd.Name + " ends again and again: " + k.exits[len(k.exits)-1].text)
 	}
 	return nil
 }

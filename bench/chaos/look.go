@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,12 @@ func (t *trial) look(ctx context.Context) error {
 	if err := t.appliance.stop(); err != nil {
 		t.bad("%v", err)
 	}
-	t.res.Ends = append(t.agent.ends(), t.appliance.ends()...)
+	for _, e := range append(t.agent.ends(), t.appliance.ends()...) {
+		t.res.Ends = append(t.res.Ends, e.text)
+		if !slices.Contains(excused, e.code) {
+			t.bad("a program ended although nobody had asked for it: %s", e.text)
+		}
+	}
 	if t.o.Sabotage {
 		if err := spoil(product.Vault(t.site.Dir)); err != nil {
 			return fmt.Errorf("sabotage: %w", err)
