@@ -176,7 +176,14 @@ func (w *DiskWriter) reload(ctx context.Context) error {
 	}
 	d, err := w.v.disk(ctx, w.id)
 	if errors.Is(err, ErrNotFound) {
-		return w.expectNothing(ctx, err)
+		if err := w.expectNothing(ctx, err); err == nil || !errors.Is(err, ErrDamaged) {
+			return err
+		}
+		// Another writer may have begun the disk between the two looks. It put the key
+		// before the segment that was seen, so a second look for the key decides.
+		if d, err = w.v.disk(ctx, w.id); errors.Is(err, ErrNotFound) {
+			return w.expectNothing(ctx, err)
+		}
 	}
 	if err != nil {
 		return err

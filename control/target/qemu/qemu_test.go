@@ -215,7 +215,7 @@ func TestLinux(t *testing.T) {
 	if res := probe(t, r, target.Probe{Port: 8080, Timeout: tinyTime}); !res.Alive {
 		t.Errorf("a port that is open: %q", res.Evidence)
 	}
-	if res := probe(t, r, target.Probe{Port: 8081, Timeout: 3 * time.Second}); res.Alive || !strings.Contains(res.Evidence[0], "refused") {
+	if res := probe(t, r, target.Probe{Port: 8081, Timeout: 3 * time.Second}); res.Alive || !strings.HasPrefix(res.Evidence[0], "port 8081") {
 		t.Errorf("a port that is closed: %q", res.Evidence)
 	}
 	if res := probe(t, r, target.Probe{Port: 8080, HTTP: "/nothing", Timeout: 3 * time.Second}); res.Alive || !strings.Contains(res.Evidence[0], "404") {
