@@ -236,9 +236,10 @@ const tries = 5
 // was written meanwhile. The blocks stay dirty until release. It sends nothing,
 // because filesystems may be frozen while it runs.
 //
-// Discards go on under a freeze (ext4 sends them from a worker of its own). What a
-// filesystem has given up may read as before or as zeros at any instant, so they do
-// not spoil the cut; the next round reads those blocks again.
+// Discards may go on under a freeze (ext4 and btrfs send them from workers of their
+// own). What a filesystem has given up may read as before or as zeros at any instant,
+// so when only discards keep it from ending, hold ends all the same; the next round
+// reads those blocks again.
 func (r *replica) hold(ctx context.Context) (*held, error) {
 	h := new(held)
 	var before uint64
@@ -251,7 +252,7 @@ func (r *replica) hold(ctx context.Context) (*held, error) {
 		if i == 0 && r.dirty.Len() == 0 {
 			return h, nil
 		}
-		if i > 0 && (set.Len() == 0 || told && after == before) {
+		if i > 0 && (set.Len() == 0 || i == tries-1 && told && after == before) {
 			h.later = *set
 			return h, nil
 		}
