@@ -10,7 +10,6 @@ import (
 
 	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/agent/capture/scan"
-	"github.com/leeward-dr/leeward/agent/capture/trace"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -161,16 +160,6 @@ func (r *replica) take(ctx context.Context) (*capture.Set, error) {
 	return set, nil
 }
 
-// sectors counts what was written to the disk, discards apart, as of the last take;
-// false if the source cannot tell them apart.
-func (r *replica) sectors() (uint64, bool) {
-	s, ok := r.src.(*trace.Source)
-	if !ok {
-		return 0, false
-	}
-	return s.Stats().Sectors, true
-}
-
 // sendDirty reads and sends every block of dirty. What could not be sent stays dirty.
 func (r *replica) sendDirty(ctx context.Context, phase string) error {
 	if r.dirty.Len() == 0 {
@@ -215,7 +204,6 @@ func (r *replica) readSet(ctx context.Context, set *capture.Set, fn func(start u
 // held is what was read of one disk inside a freeze.
 type held struct {
 	pieces []piece
-	later  capture.Set // discarded after it was read
 }
 
 type piece struct {
@@ -237,26 +225,18 @@ const tries = 5
 // because filesystems may be frozen while it runs.
 //
 // Discards may go on under a freeze (ext4 and btrfs send them from workers of their
-// own). What a filesystem has given up may read as before or as zeros at any instant,
-// so when only discards keep it from ending, hold ends all the same; the next round
-// reads those blocks again.
+// own, and a running trim is not stopped). They count like writes: a point is exactly
+// the bytes that the disk held, or it is not made.
 func (r *replica) hold(ctx context.Context) (*held, error) {
 	h := new(held)
-	var before uint64
 	for i := range tries {
 		set, err := r.take(ctx)
 		if err != nil {
 			return nil, err
 		}
-		after, told := r.sectors()
-		if i == 0 && r.dirty.Len() == 0 {
+		if set.Len() == 0 && (i > 0 || r.dirty.Len() == 0) {
 			return h, nil
 		}
-		if i > 0 && (set.Len() == 0 || i == tries-1 && told && after == before) {
-			h.later = *set
-			return h, nil
-		}
-		before = after
 		if err := r.holdOnce(ctx, h); err != nil {
 			return nil, err
 		}
@@ -292,7 +272,7 @@ func (r *replica) release(ctx context.Context, h *held, cut *wire.Cut) (uint64, 
 	if err := b.Flush(ctx); err != nil {
 		return 0, err
 	}
-	r.dirty = h.later
+	r.dirty = capture.Set{}
 	cut.Size = r.dev.Size()
 	return r.pub.Cut(ctx, cut)
 }

@@ -34,7 +34,7 @@ func (a *Agent) point(ctx context.Context) error {
 		}
 		// A burst right before the freeze, such as a trim of all free space, is copied
 		// by the next rounds: no reason to give the point up.
-		if c, err = a.cut(ctx, usage); !errors.Is(err, errMuch) {
+		if c, err = a.cut(ctx, usage); !errors.Is(err, errMuch) && !(errors.Is(err, errBusy) && a.cheap()) {
 			break
 		}
 	}
@@ -74,7 +74,7 @@ func (a *Agent) point(ctx context.Context) error {
 }
 
 // attempts is how often a freeze is tried for one point when too much changed
-// between the last round and the freeze.
+// between the last round and the freeze, or discards went on under it.
 const attempts = 3
 
 // errResized means that a disk is not the size it was opened with.
@@ -215,6 +215,12 @@ func (a *Agent) split() (slow, cheap []int) {
 		}
 	}
 	return slow, cheap
+}
+
+// cheap reports whether every disk can be caught again at once.
+func (a *Agent) cheap() bool {
+	slow, _ := a.split()
+	return len(slow) == 0
 }
 
 func (a *Agent) holdAll(ctx context.Context, which []int, c *cutResult) error {
