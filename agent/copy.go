@@ -179,6 +179,7 @@ func (r *replica) sendDirty(ctx context.Context, phase string) error {
 		r.dirty.Merge(&set)
 		return err
 	}
+	r.handOver(&set)
 	r.tell(phase, int64(set.Len())*wire.BlockSize, int64(set.Len())*wire.BlockSize, "")
 	return nil
 }
@@ -272,9 +273,21 @@ func (r *replica) release(ctx context.Context, h *held, cut *wire.Cut) (uint64, 
 	if err := b.Flush(ctx); err != nil {
 		return 0, err
 	}
+	r.handOver(&r.dirty)
 	r.dirty = capture.Set{}
 	cut.Size = r.dev.Size()
-	return r.pub.Cut(ctx, cut)
+	n, err := r.pub.Cut(ctx, cut)
+	if err == nil {
+		r.handed = capture.Set{} // all of it is in links now, and so in the journal
+	}
+	return n, err
+}
+
+// handOver notes what the publisher was given. Until it is settled, some of it may
+// not be in a link yet: if the epoch ends first, only this set knows of it.
+func (r *replica) handOver(set *capture.Set) {
+	r.handed.Merge(set)
+	r.compared = true // something was sent: a comparison needs an epoch of its own
 }
 
 // each runs f for every replica at the same time.

@@ -49,6 +49,7 @@ type replica struct {
 	full     string       // reason why the whole disk must be compared, "" if not
 	compared bool         // a comparison has begun in this epoch
 	why      string       // reason for the next epoch
+	handed   capture.Set  // given to the publisher and not settled
 	known    wire.Receipt // the newest when the epoch was opened
 	sent     atomic.Uint64
 
@@ -164,9 +165,9 @@ func (r *replica) open(ctx context.Context) error {
 	r.epoch = next
 	r.mu.Unlock()
 
-	for k, v := range r.journal.take().Ranges() {
-		r.dirty.Add(k, v)
-	}
+	r.dirty.Merge(r.journal.take())
+	r.dirty.Merge(&r.handed)
+	r.handed = capture.Set{}
 	o := &wire.Open{
 		Size: r.dev.Size(), Capture: r.src.Name(), Guarantee: r.src.Guarantee(),
 		Host: r.host, Instance: r.instance, Path: r.dev.Path(), Identity: r.dev.Identity(),
