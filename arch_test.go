@@ -50,7 +50,7 @@ var testsMayImport = map[string][]string{
 var doors = map[string][]string{
 	"github.com/nats-io/nats-server/v2":  {"embed", "streams/streamstest"},
 	"github.com/vmihailenco/msgpack/v5":  {"streams/wire", "consumers/vault/internal/format"},
-	"github.com/klauspost/reedsolomon":   {"consumers/vault/internal/shard"},
+	"github.com/klauspost/reedsolomon":   {"consumers/vault/store/shard"},
 	"github.com/Azure/azure-sdk-for-go":  {"consumers/vault/store/azure", "control/target/azure"},
 	"github.com/cilium/ebpf":             {"agent/capture/trace"},
 	"golang.org/x/crypto/ssh":            {"control/push"},
