@@ -46,7 +46,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 		}
 	}()
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
+		return nil, fmt.Errorf("make state directory: %w: try --state-dir with a directory of yours", err)
 	}
 	for _, d := range cfg.Disks {
 		if err := a.protect(ctx, d); err != nil {

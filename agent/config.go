@@ -2,6 +2,8 @@ package agent
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -56,7 +58,7 @@ type Progress struct {
 // Default is what an agent does unless told otherwise.
 func Default() Config {
 	return Config{
-		Capture: "auto", Interval: 5 * time.Second, StateDir: "/run/leeward-agent",
+		Capture: "auto", Interval: 5 * time.Second, StateDir: defaultStateDir(),
 		FreezeLimit: 200 * time.Millisecond, FreezeBytes: 4 << 20, Rounds: 8,
 		WindowBytes: 8 << 20, CompressAt: "agent",
 	}
@@ -131,4 +133,16 @@ func (c Config) group() string {
 		return c.Group
 	}
 	return c.Machine
+}
+
+// defaultStateDir is a place that this user may write and that a restart of the
+// machine empties: what is in it means nothing to another boot.
+func defaultStateDir() string {
+	if os.Geteuid() == 0 {
+		return "/run/leeward-agent"
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
+		return filepath.Join(d, "leeward-agent")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("leeward-agent-%d", os.Geteuid()))
 }
