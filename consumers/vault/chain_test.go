@@ -35,7 +35,7 @@ func chainOf(t *testing.T, change func(*format.Trailer), drop bool) (*Vault, str
 	}
 	change(s.Trailer)
 	p := &plan{frames: s.frames, data: [][]byte{text(1, 1)}, sums: s.sums}
-	forged, err := d.write(nil, p, s.Trailer)
+	forged, err := d.write(nil, segmentRef{epoch: 1, first: 5}, p, s.Trailer)
 	if err != nil {
 		t.Fatal(err)
 	}

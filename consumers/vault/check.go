@@ -67,19 +67,10 @@ type checker struct {
 type diskCheck struct {
 	id      DiskID
 	hasKey  bool
+	lost    string // why nothing of the disk can be read, "" if it can
 	history history
-	ends    map[Position]endCheck // of intact segments
-	bases   map[uint64]Position   // of epochs whose first segment is intact
-	broken  map[uint64][]uint64   // links from which on segments are damaged or missing
-	replay  *replay               // with ReadData
-}
-
-// endCheck is how a segment ends.
-type endCheck struct {
-	hash   [32]byte
-	cut    bool
-	size   uint64
-	digest Digest
+	sound   map[string]*segment // intact segments by key, without their contents
+	lines   map[uint64]*lineCheck
 }
 
 const (
@@ -148,9 +139,9 @@ func (c *checker) sort(i store.Info) error {
 		c.done += i.Size
 		return nil
 	}
-	if id, epoch, first, ok := parseSegmentKey(i.Key); ok && strings.HasPrefix(i.Key, diskPrefix) && id.check() == nil {
-		d := c.diskCheck(id)
-		d.history[epoch] = append(d.history[epoch], segmentRef{epoch: epoch, first: first, size: i.Size})
+	if id, r, ok := parseSegmentKey(i.Key); ok && strings.HasPrefix(i.Key, diskPrefix) && id.check() == nil {
+		r.size, r.modified = i.Size, i.Modified
+		c.diskCheck(id).history.add(r)
 		return nil
 	}
 	if _, _, _, ok := parsePointKey(i.Key); ok && strings.HasPrefix(i.Key, pointPrefix) {
@@ -165,7 +156,7 @@ func (c *checker) sort(i store.Info) error {
 func (c *checker) diskCheck(id DiskID) *diskCheck {
 	d := c.disks[id]
 	if d == nil {
-		d = &diskCheck{id: id, history: history{}, ends: map[Position]endCheck{}, bases: map[uint64]Position{}, broken: map[uint64][]uint64{}}
+		d = &diskCheck{id: id, history: history{}, sound: map[string]*segment{}, lines: map[uint64]*lineCheck{}}
 		c.disks[id] = d
 	}
 	return d
@@ -240,32 +231,14 @@ func (c *checker) keeps(id DiskID, p format.PointDisk) string {
 	if d == nil {
 		return "the vault has no such disk"
 	}
-	if what := d.needs(at); what != "" {
-		return what
-	}
-	end, ok := d.ends[at]
+	s, what := d.reach(at)
 	switch {
-	case !ok || !end.cut:
+	case what != "":
+		return what
+	case s.Cut == nil:
 		return fmt.Sprintf("there is no cut at %s", at)
-	case end.digest != p.Digest || end.size != p.Size:
-		return fmt.Sprintf("the cut at %s has digest %x and %d bytes, the point promises %x and %d", at, end.digest[:8], end.size, p.Digest[:8], p.Size)
-	}
-	return ""
-}
-
-// needs says which damaged segment the disk at a position builds on, "" if none.
-func (d *diskCheck) needs(at Position) string {
-	for at != (Position{}) {
-		for _, first := range d.broken[at.Epoch] {
-			if first <= at.Number {
-				return "it builds on " + segmentKey(d.id, at.Epoch, first) + ", which is damaged"
-			}
-		}
-		base, ok := d.bases[at.Epoch]
-		if !ok || base.Epoch >= at.Epoch {
-			return fmt.Sprintf("epoch %d has no beginning", at.Epoch)
-		}
-		at = base
+	case s.Digest != p.Digest || s.Size != p.Size:
+		return fmt.Sprintf("the cut at %s has digest %x and %d bytes, the point promises %x and %d", at, s.Digest[:8], s.Size, p.Digest[:8], p.Size)
 	}
 	return ""
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strings"
 
 	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
 	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
@@ -18,37 +20,35 @@ const checkers = 3
 func (c *checker) disk(ctx context.Context, dc *diskCheck) error {
 	c.report.Disks++
 	if !dc.hasKey {
+		dc.lost = "the disk's key is missing"
 		c.problem(diskKeyKey(dc.id), "the disk's key is missing: its segments cannot be read", tryRepair)
-		dc.breakAll()
 		return nil
 	}
 	key, err := c.v.readDiskKey(ctx, dc.id) // not from memory: the object is what is checked
 	if err != nil {
-		dc.breakAll()
+		dc.lost = "the disk's key is damaged"
 		return c.failed(diskKeyKey(dc.id), err)
 	}
 	d := &disk{v: c.v, id: dc.id, key: key}
-	if c.o.ReadData {
-		dc.replay = &replay{d: d, history: dc.history, state: newState()}
+	for _, e := range dc.history.epochs() {
+		for _, refs := range [][]segmentRef{dc.history[e].raw, dc.history[e].folded} {
+			if err := c.segments(ctx, d, dc, refs); err != nil {
+				return err
+			}
+		}
 	}
-	var epochs []uint64
-	for e := range dc.history {
-		epochs = append(epochs, e)
+	for _, e := range dc.history.epochs() { // a base is older than what is based on it
+		c.line(d, dc, e)
 	}
-	slices.Sort(epochs) // a base is older than what is based on it
-	for _, e := range epochs {
-		if err := c.epoch(ctx, d, dc, e); err != nil {
+	if !c.o.ReadData {
+		return nil
+	}
+	for _, e := range dc.history.epochs() {
+		if err := c.replay(ctx, d, dc, e); err != nil {
 			return err
 		}
 	}
-	dc.replay = nil // free its memory
 	return nil
-}
-
-func (dc *diskCheck) breakAll() {
-	for e, refs := range dc.history {
-		dc.broken[e] = append(dc.broken[e], refs[0].first)
-	}
 }
 
 // checked is a segment and what is wrong with it.
@@ -58,73 +58,155 @@ type checked struct {
 	err error
 }
 
-func (c *checker) epoch(ctx context.Context, d *disk, dc *diskCheck, epoch uint64) error {
-	refs := dc.history[epoch]
-	if refs[0].first != 1 {
-		c.missing(d, dc, Position{epoch, 1})
-	}
+// segments checks each segment by itself.
+func (c *checker) segments(ctx context.Context, d *disk, dc *diskCheck, refs []segmentRef) error {
 	read := func(ctx context.Context, r segmentRef) (checked, error) {
 		s, err := c.read(ctx, d, r)
+		if s != nil {
+			s.frames, s.sums, s.box = nil, nil, nil // there may be many segments
+		}
 		return checked{r, s, err}, nil
 	}
 	n := readers
 	if c.o.ReadData {
 		n = checkers
 	}
-	var prev *segment // nil after one that could not be read
 	return inOrder(ctx, n, refs, read, func(x checked) error {
 		c.report.Segments++
 		c.advance(x.ref.size)
-		err := x.err
-		if err == nil {
-			err = c.continues(d, dc, prev, x.s)
+		if errors.Is(x.err, errGone) && c.replaced(ctx, d, x.ref) {
+			return nil
 		}
-		if err == nil {
-			err = dc.replay.step(ctx, x.s)
+		if x.err != nil {
+			return c.failed(d.keyOf(x.ref), x.err)
 		}
-		prev = x.s
-		if err != nil {
-			dc.broken[epoch] = append(dc.broken[epoch], x.ref.first)
-			return c.failed(d.keyOf(x.ref), err)
-		}
-		if x.s.Open != nil {
-			dc.bases[epoch] = Position{x.s.BaseEpoch, x.s.BaseNumber}
-		}
-		dc.ends[x.s.end()] = endCheck{hash: x.s.Hash, cut: x.s.Cut != nil, size: x.s.Size, digest: x.s.Digest}
+		dc.sound[d.keyOf(x.ref)] = x.s
 		return nil
 	})
 }
 
-func (c *checker) missing(d *disk, dc *diskCheck, at Position) {
-	dc.broken[at.Epoch] = append(dc.broken[at.Epoch], at.Number)
+// replaced tells whether a segment that vanished was folded while the check ran.
+func (c *checker) replaced(ctx context.Context, d *disk, r segmentRef) bool {
+	h, err := d.history(ctx)
+	return err == nil && h[r.epoch] != nil && h[r.epoch].foldedTo() >= r.first
+}
+
+// lineCheck is an epoch seen from its end.
+type lineCheck struct {
+	base Position
+	end  Position // of the newest position that can be had
+	refs []segmentRef
+	bad  string // why the epoch has no beginning
+}
+
+// line checks how the segments of an epoch hang together.
+func (c *checker) line(d *disk, dc *diskCheck, epoch uint64) {
+	l := &lineCheck{}
+	dc.lines[epoch] = l
+	h := dc.history[epoch]
+	if begin, ok := h.begin(); !ok {
+		l.bad = fmt.Sprintf("epoch %d has no beginning", epoch)
+		c.missing(d, Position{epoch, 1})
+	} else if s := dc.sound[d.keyOf(begin)]; s == nil {
+		l.bad = "it builds on " + d.keyOf(begin) + ", which is damaged"
+	} else {
+		l.base = Position{s.BaseEpoch, s.BaseNumber}
+		if err := dc.based(s); err != nil {
+			l.bad = err.Error()
+			_ = c.failed(s.key, damaged(s.key, err)) // a contradiction is always a problem
+		}
+	}
+	var prev *segment
+	for _, r := range h.chain(math.MaxUint64, func(segmentRef) bool { return true }) {
+		s := dc.sound[d.keyOf(r)]
+		if prev != nil && s != nil {
+			if s.First > prev.Last+1 {
+				c.missing(d, Position{epoch, prev.Last + 1})
+			} else if err := d.follows(prev, s); err != nil {
+				_ = c.failed(s.key, err)
+				delete(dc.sound, s.key)
+				s = nil
+			}
+		}
+		if prev = s; s != nil {
+			l.end = s.end()
+		}
+	}
+}
+
+func (c *checker) missing(d *disk, at Position) {
 	var e *DamageError
 	errors.As(d.missing(at), &e)
 	c.problem(e.Key, e.What, tryRepair)
 }
 
-// continues checks a segment's place in the chain.
-func (c *checker) continues(d *disk, dc *diskCheck, prev, s *segment) error {
-	if prev != nil {
-		if s.First > prev.Last+1 {
-			c.missing(d, dc, Position{s.Epoch, prev.Last + 1})
-			return nil
-		}
-		return d.follows(prev, s)
-	}
+// based checks the base that the first segment of an epoch names.
+func (dc *diskCheck) based(s *segment) error {
 	base := Position{s.BaseEpoch, s.BaseNumber}
-	if s.Open == nil || base == (Position{}) {
+	if base == (Position{}) {
 		return nil
 	}
-	end, ok := dc.ends[base]
+	end, what := dc.reach(base)
 	switch {
-	case !ok && dc.needs(base) != "":
+	case end == nil && dc.lines[base.Epoch] == nil:
+		return contradiction("its epoch is based on %s, which is not there", base)
+	case end == nil && !strings.Contains(what, "no segment ends"):
 		return nil // that is reported where it is
-	case !ok:
-		return damaged(s.key, contradiction("its epoch is based on %s, where no segment ends", base))
-	case end.hash != s.BaseHash:
-		return damaged(s.key, contradiction("its epoch is based on another chain than that up to %s", base))
+	case end == nil:
+		return contradiction("its epoch is based on %s, where no segment ends", base)
+	case end.Hash != s.BaseHash:
+		return contradiction("its epoch is based on another chain than that up to %s", base)
 	}
 	return nil
+}
+
+// lineage returns what a position is made of, or what is in the way.
+func (dc *diskCheck) lineage(at Position) (lineage, string) {
+	var all lineage
+	for p := at; p != (Position{}); {
+		l := dc.lines[p.Epoch]
+		if l == nil {
+			return nil, fmt.Sprintf("epoch %d has no beginning", p.Epoch)
+		}
+		if l.bad != "" {
+			return nil, l.bad
+		}
+		all = append(all, branch{epoch: p.Epoch, last: p.Number})
+		p = l.base
+	}
+	slices.Reverse(all)
+	for i := range all {
+		all[i].refs = dc.history[all[i].epoch].chain(all[i].last, func(r segmentRef) bool { return all.contains(r.until) })
+	}
+	return all, ""
+}
+
+// reach returns the segment that ends at a position if everything it is made of is
+// sound, or says what is not.
+func (dc *diskCheck) reach(at Position) (*segment, string) {
+	if dc.lost != "" {
+		return nil, dc.lost
+	}
+	line, what := dc.lineage(at)
+	if what != "" {
+		return nil, what
+	}
+	var prev *segment
+	d := disk{id: dc.id}
+	for _, r := range line.refs() {
+		s := dc.sound[d.keyOf(r)]
+		if s == nil {
+			return nil, "it builds on " + d.keyOf(r) + ", which is damaged"
+		}
+		if err := d.follows(prev, s); err != nil {
+			return nil, err.Error()
+		}
+		prev = s
+	}
+	if prev == nil || prev.end() != at {
+		return nil, fmt.Sprintf("no segment ends at %s", at)
+	}
+	return prev, ""
 }
 
 // read reads a segment as deep as the options say.
@@ -208,44 +290,56 @@ func (d *disk) checkFrame(f *format.Frame, plain, sums, room []byte) (rest, room
 	return sums, room, nil
 }
 
-// replay follows a disk's sums through all its epochs, and compares them with the
-// digest that each segment records.
-type replay struct {
-	d       *disk
-	history history
-	state   *state
-	lost    bool // a segment could not be read: nothing to compare until the next fork
-}
-
-// step goes on to s. A nil replay does nothing.
-func (r *replay) step(ctx context.Context, s *segment) error {
-	if r == nil {
-		return nil
-	}
-	at := Position{s.Epoch, s.First - 1}
-	if s.Open != nil {
-		at = Position{s.BaseEpoch, s.BaseNumber}
-	}
-	if r.state.head.Position != at {
-		if s.Open == nil {
-			r.lost = true // the segment before is damaged, and reported
-		} else if err := r.fork(ctx, at); err != nil {
-			return err
+// replay follows the sums of a disk along an epoch, from the disk's beginning, and
+// compares what they add up to with the digest that each segment records. Epochs
+// that others go on from are seen with these.
+func (c *checker) replay(ctx context.Context, d *disk, dc *diskCheck, epoch uint64) error {
+	end := dc.lines[epoch].end
+	for _, l := range dc.lines {
+		if l.base.Epoch == epoch && l.base.Number >= end.Number {
+			return nil
 		}
 	}
-	if r.lost {
+	line, what := dc.lineage(end)
+	if what != "" || end == (Position{}) || dc.history.dropped(line) {
+		return nil // reported where it is, or nothing that is kept
+	}
+	st, whole := newState(), Position{}
+	err := d.walk(ctx, nil, line.refs(), partIndex|partSums, func(s *segment) error {
+		digest, err := st.next(s)
+		if s.level != levelRaw && s.until.Compare(whole) > 0 {
+			whole = s.until // until then, the sums lack what is overwritten
+		}
+		if err == nil && s.end().Compare(whole) >= 0 && digest != s.Digest {
+			err = contradiction("the disk after it has digest %x, it says %x", digest[:8], s.Digest[:8])
+		}
+		st.head.Digest = digest
+		if err != nil {
+			delete(dc.sound, s.key)
+		}
+		return damaged(s.key, err)
+	})
+	switch {
+	case errors.Is(err, errGone):
+		return nil // folded meanwhile: the next check sees it
+	case err != nil && dc.reported(err):
 		return nil
 	}
-	digest, err := r.next(s)
-	if err == nil && digest != s.Digest {
-		err = contradiction("the disk after it has digest %x, it says %x", digest[:8], s.Digest[:8])
+	return c.failed(d.keyOf(line.refs()[0]), err)
+}
+
+// reported tells whether the damage of a segment is known already.
+func (dc *diskCheck) reported(err error) bool {
+	var e *DamageError
+	if !errors.As(err, &e) {
+		return false
 	}
-	return damaged(s.key, err)
+	return dc.sound[e.Key] == nil && !strings.Contains(e.What, "digest")
 }
 
 // next applies s and returns the digest that comes out.
-func (r *replay) next(s *segment) (Digest, error) {
-	digest, table, sums := r.state.head.Digest, r.state.table, s.sums
+func (st *state) next(s *segment) (Digest, error) {
+	digest, table, sums := st.head.Digest, st.table, s.sums
 	for i := range s.frames {
 		for _, e := range s.frames[i].Extents {
 			if s.frames[i].Codec == format.CodecZeros {
@@ -258,20 +352,5 @@ func (r *replay) next(s *segment) (Digest, error) {
 			}
 		}
 	}
-	return digest, r.state.step(s)
-}
-
-// fork goes back to where an epoch branched off, by reading that history again.
-func (r *replay) fork(ctx context.Context, at Position) error {
-	r.state, r.lost = newState(), false
-	line, err := r.d.lineage(ctx, r.history, at)
-	if err == nil {
-		refs, _ := since(line, Position{})
-		err = r.d.walk(ctx, nil, refs, partIndex|partSums, r.state.step)
-	}
-	if errors.Is(err, ErrDamaged) || errors.Is(err, ErrNotFound) {
-		r.lost = true // reported where it is
-		return nil
-	}
-	return err
+	return digest, st.step(s)
 }

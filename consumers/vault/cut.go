@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"math"
 )
 
 // maxSteps is how many segments Cut follows from the one it found last before it
@@ -45,9 +45,11 @@ func (d *disk) ending(ctx context.Context, at Position) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.v.mu.Lock()
-	d.v.near[d.id] = segmentRef{epoch: s.Epoch, first: s.First}
-	d.v.mu.Unlock()
+	if s.level == levelRaw {
+		d.v.mu.Lock()
+		d.v.near[d.id] = segmentRef{epoch: s.Epoch, first: s.First}
+		d.v.mu.Unlock()
+	}
 	if s.Last != at.Number {
 		return nil, fmt.Errorf("%w: no segment ends there", ErrNotFound)
 	}
@@ -63,42 +65,47 @@ func (d *disk) stepTo(ctx context.Context, at Position) (*segment, error) {
 	if !ok || r.epoch != at.Epoch || r.first > at.Number {
 		return nil, nil
 	}
-	var last *segment
 	for range maxSteps {
 		s, err := d.read(ctx, r, partTrailer)
-		if errors.Is(err, ErrNotFound) && last != nil {
-			return last, nil // the vault ends before at
+		if errors.Is(err, ErrNotFound) {
+			return nil, nil // the vault ends before at, or has folded what was there
 		}
 		if err != nil || s.Last >= at.Number {
 			return s, err
 		}
-		last, r.first = s, s.Last+1
+		r.first = s.Last + 1
 	}
 	return nil, nil
 }
 
 // search lists the epoch for the segment with link at.
-func (d *disk) search(ctx context.Context, at Position) (*segment, error) {
-	var r segmentRef
-	if at.Epoch != 0 {
-		err := d.list(ctx, at.Epoch, func(s segmentRef) error {
-			if s.first <= at.Number {
-				r = s
+func (d *disk) search(ctx context.Context, at Position) (found *segment, err error) {
+	err = steady(func() error {
+		var r segmentRef
+		if at.Epoch != 0 {
+			err := d.list(ctx, at.Epoch, func(s segmentRef) error {
+				switch {
+				case s.level == levelRaw && s.first <= at.Number, s.level != levelRaw && s.first <= at.Number && at.Number <= s.last && r.last != at.Number:
+					r = s
+				}
+				return nil
+			})
+			if err != nil {
+				return err
 			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
 		}
-	}
-	if r == (segmentRef{}) {
-		return nil, ErrNotFound
-	}
-	return d.read(ctx, r, partTrailer)
+		if r.epoch == 0 {
+			return ErrNotFound
+		}
+		found, err = d.read(ctx, r, partTrailer)
+		return err
+	})
+	return found, err
 }
 
-// Cuts calls yield for every cut of a disk, ascending by position, until yield
-// returns an error, which Cuts returns. It reads every segment's trailer.
+// Cuts calls yield for every cut of a disk that the vault keeps, ascending by
+// position, until yield returns an error, which Cuts returns. It reads every
+// segment's trailer.
 func (v *Vault) Cuts(ctx context.Context, id DiskID, yield func(CutInfo) error) error {
 	d, err := v.disk(ctx, id)
 	if err != nil {
@@ -108,25 +115,28 @@ func (v *Vault) Cuts(ctx context.Context, id DiskID, yield func(CutInfo) error) 
 	if err != nil {
 		return err
 	}
-	read := func(ctx context.Context, r segmentRef) (*segment, error) { return d.read(ctx, r, partTrailer) }
-	return inOrder(ctx, readers, h.all(), read, func(s *segment) error {
-		if s.Cut == nil {
+	last := Position{}
+	read := func(ctx context.Context, r segmentRef) (*segment, error) {
+		s, err := d.read(ctx, r, partTrailer)
+		if errors.Is(err, errGone) {
+			return nil, nil // folded meanwhile: nobody asked to keep a cut there
+		}
+		return s, err
+	}
+	return inOrder(ctx, readers, h.visible(), read, func(s *segment) error {
+		if s == nil || s.Cut == nil || s.end().Compare(last) <= 0 {
 			return nil
 		}
+		last = s.end()
 		return yield(cutInfo(id, s))
 	})
 }
 
-// all returns the segments of all epochs, ascending.
-func (h history) all() []segmentRef {
-	var epochs []uint64
-	for e := range h {
-		epochs = append(epochs, e)
-	}
-	slices.Sort(epochs)
+// visible returns the segments of all epochs, ascending, without those inside others.
+func (h history) visible() []segmentRef {
 	var refs []segmentRef
-	for _, e := range epochs {
-		refs = append(refs, h[e]...)
+	for _, e := range h.epochs() {
+		refs = append(refs, h[e].chain(math.MaxUint64, func(segmentRef) bool { return true })...)
 	}
 	return refs
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
 	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
@@ -27,23 +28,45 @@ func (v *Vault) disk(ctx context.Context, id DiskID) (*disk, error) {
 	return &disk{v: v, id: id, key: key}, nil
 }
 
-// segmentRef is a segment as the store lists it.
+// Levels of segments.
+const (
+	levelRaw    = 0 // as committed
+	levelFolded = 1 // made of the raw ones by Maintain
+)
+
+// segmentRef is a segment as the store lists it. The name says what a reader needs
+// to choose among segments without opening them.
 type segmentRef struct {
 	epoch, first uint64
-	size         int64 // bytes; 0 if not known
+	level        uint8
+	size         int64     // bytes; 0 if not known
+	modified     time.Time // zero if not known
+	// Of a folded segment only:
+	last  uint64   // its last link
+	until Position // it lacks what is overwritten before; positions that contain until don't miss it
 }
 
-func (d *disk) keyOf(r segmentRef) string { return segmentKey(d.id, r.epoch, r.first) }
+// foldEnd is where a folded segment ends.
+func (r segmentRef) foldEnd() Position { return Position{r.epoch, r.last} }
 
-// list calls yield for the segments of one epoch, or of all if epoch is 0, ascending.
+// same reports whether both are the same object.
+func (r segmentRef) same(o segmentRef) bool {
+	return r.epoch == o.epoch && r.first == o.first && r.level == o.level && r.last == o.last && r.until == o.until
+}
+
+func (d *disk) keyOf(r segmentRef) string { return r.key(d.id) }
+
+// list calls yield for the segments of one epoch, or of all if epoch is 0, ascending
+// by epoch, level and first link.
 func (d *disk) list(ctx context.Context, epoch uint64, yield func(segmentRef) error) error {
 	prefix := segmentsPrefix(d.id)
 	if epoch != 0 {
 		prefix = epochPrefix(d.id, epoch)
 	}
 	err := d.v.st.List(ctx, prefix, func(i store.Info) error {
-		if _, e, first, ok := parseSegmentKey(i.Key); ok {
-			return yield(segmentRef{epoch: e, first: first, size: i.Size})
+		if _, r, ok := parseSegmentKey(i.Key); ok {
+			r.size, r.modified = i.Size, i.Modified
+			return yield(r)
 		}
 		return nil
 	})
@@ -55,9 +78,11 @@ func (d *disk) list(ctx context.Context, epoch uint64, yield func(segmentRef) er
 
 func (d *disk) box(r segmentRef, salt [format.SaltSize]byte) *seal.Box {
 	number := func(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
-	place := seal.NewPlace("leeward segment 1", d.v.id[:], []byte(d.id.Machine), []byte(d.id.Disk),
-		number(r.epoch), number(r.first), []byte{levelRaw})
-	return d.key.NewBox(salt[:], place)
+	fields := [][]byte{d.v.id[:], []byte(d.id.Machine), []byte(d.id.Disk), number(r.epoch), number(r.first), {r.level}}
+	if r.level != levelRaw {
+		fields = append(fields, number(r.last), number(r.until.Epoch), number(r.until.Number))
+	}
+	return d.key.NewBox(salt[:], seal.NewPlace("leeward segment 1", fields...))
 }
 
 // segment is what was read of a segment.
@@ -97,10 +122,12 @@ func (p parts) guess(size int64) int64 {
 // read reads a segment from its end.
 func (d *disk) read(ctx context.Context, r segmentRef, want parts) (*segment, error) {
 	t := tail{st: d.v.st, key: d.keyOf(r)}
-	if err := t.load(ctx, want.guess(r.size)); err != nil {
-		return nil, damaged(t.key, err)
+	err := t.load(ctx, want.guess(r.size))
+	if err != nil {
+		return nil, gone(damaged(t.key, err))
 	}
-	return d.parse(ctx, r, &t, want)
+	s, err := d.parse(ctx, r, &t, want)
+	return s, gone(err)
 }
 
 // parse takes apart what was read of a segment, and reads more if that was too
@@ -146,8 +173,8 @@ func (d *disk) open(ctx context.Context, s *segment, t *tail) error {
 	if s.Trailer, err = format.DecodeTrailer(plain); err != nil {
 		return err
 	}
-	if s.Epoch != s.epoch || s.First != s.first {
-		return contradiction("it says that it is %d/%d", s.Epoch, s.First)
+	if s.Epoch != s.epoch || s.First != s.first || s.level != levelRaw && s.Last != s.last {
+		return contradiction("it says that it is %d/%d to %d", s.Epoch, s.First, s.Last)
 	}
 	t.size = int64(s.SumsOff+s.SumsLen+s.IndexLen) + int64(f.Trailer) + format.FooterSize
 	if s.size != 0 && s.size != t.size || t.whole && t.size != int64(len(t.b)) || t.size < int64(len(t.b)) {
@@ -208,12 +235,12 @@ func (t *tail) section(ctx context.Context, off, n uint64) ([]byte, error) {
 	return t.b[at : at+int64(n) : at+int64(n)], nil
 }
 
-// write appends the segment of plan p and trailer t to buf. It sets what the
+// write appends the segment r of plan p and trailer t to buf. It sets what the
 // trailer says about the layout.
-func (d *disk) write(buf []byte, p *plan, t *format.Trailer) ([]byte, error) {
+func (d *disk) write(buf []byte, r segmentRef, p *plan, t *format.Trailer) ([]byte, error) {
 	var salt [format.SaltSize]byte
 	rand.Read(salt[:]) // never fails
-	box := d.box(segmentRef{epoch: t.Epoch, first: t.First}, salt)
+	box := d.box(r, salt)
 	buf = slices.Grow(buf, p.room())
 	buf = format.AppendHeader(buf, salt)
 	for i := range p.frames {

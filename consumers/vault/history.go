@@ -3,7 +3,10 @@ package vault
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"sync"
 )
@@ -20,16 +23,39 @@ func (p Position) Compare(q Position) int {
 // readers is how many objects are read at once where order matters little.
 const readers = 8
 
-// history is what the store lists of a disk, by epoch, each ascending.
-type history map[uint64][]segmentRef
+// history is what the store lists of a disk, by epoch.
+type history map[uint64]*epochRefs
+
+// epochRefs is what the store lists of an epoch, each ascending by first link.
+//
+// Raw segments follow each other without gap or overlap, until Maintain folds them:
+// then folded segments cover what they covered, and may cover each other. What lies
+// inside a folded segment counts for nothing where that can be used. So a name that
+// became free by folding can be taken again, by a process server that slept all the
+// while, and does no harm.
+type epochRefs struct{ raw, folded []segmentRef }
 
 func (d *disk) history(ctx context.Context) (history, error) {
 	h := history{}
 	err := d.list(ctx, 0, func(r segmentRef) error {
-		h[r.epoch] = append(h[r.epoch], r)
+		h.add(r)
 		return nil
 	})
 	return h, err
+}
+
+// add adds a segment; segments come in the order of the store's list.
+func (h history) add(r segmentRef) {
+	e := h[r.epoch]
+	if e == nil {
+		e = new(epochRefs)
+		h[r.epoch] = e
+	}
+	if r.level == levelRaw {
+		e.raw = append(e.raw, r)
+	} else {
+		e.folded = append(e.folded, r)
+	}
 }
 
 // latest returns the newest epoch, 0 if there is none.
@@ -40,30 +66,215 @@ func (h history) latest() (epoch uint64) {
 	return epoch
 }
 
+// epochs returns all epochs, ascending.
+func (h history) epochs() []uint64 { return slices.Sorted(maps.Keys(h)) }
+
+// begin returns a segment with the first link of an epoch.
+func (e *epochRefs) begin() (segmentRef, bool) {
+	if e == nil {
+		return segmentRef{}, false
+	}
+	for _, refs := range [][]segmentRef{e.folded, e.raw} {
+		if len(refs) > 0 && refs[0].first == 1 {
+			return refs[0], true
+		}
+	}
+	return segmentRef{}, false
+}
+
+// folded is the last link that a folded segment covers, 0 if none.
+func (e *epochRefs) foldedTo() (last uint64) {
+	for _, r := range e.folded {
+		last = max(last, r.last)
+	}
+	return last
+}
+
+// at returns the index of the first of refs that begins with link n or later.
+func at(refs []segmentRef, n uint64) int {
+	i, _ := slices.BinarySearchFunc(refs, n, func(r segmentRef, n uint64) int { return cmp.Compare(r.first, n) })
+	return i
+}
+
+// chain returns the segments to read for links 1 to last: folded ones where they can
+// be used, the longest first, raw ones elsewhere. Gaps are found by who reads them.
+func (e *epochRefs) chain(last uint64, usable func(segmentRef) bool) []segmentRef {
+	var fit []segmentRef
+	for _, r := range e.folded {
+		if r.last <= last && usable(r) {
+			fit = append(fit, r)
+		}
+	}
+	var refs []segmentRef
+	for n := uint64(1); n <= last; {
+		for len(fit) > 0 && fit[0].first < n {
+			fit = fit[1:]
+		}
+		var best segmentRef
+		for _, r := range fit {
+			if r.first != n {
+				break
+			}
+			if r.last > best.last || r.last == best.last && r.until.Compare(best.until) > 0 {
+				best = r
+			}
+		}
+		if best.last != 0 {
+			refs = append(refs, best)
+			n = best.last + 1
+			continue
+		}
+		i := at(e.raw, n)
+		if i < len(e.raw) && len(fit) > 0 && fit[0].first < e.raw[i].first {
+			n = fit[0].first // there is a gap before it
+			continue
+		}
+		if i == len(e.raw) || e.raw[i].first > last {
+			break
+		}
+		refs = append(refs, e.raw[i])
+		n = math.MaxUint64
+		if i+1 < len(e.raw) {
+			n = e.raw[i+1].first
+		}
+		if j := at(fit, e.raw[i].first+1); j < len(fit) {
+			n = min(n, fit[j].first)
+		}
+	}
+	return refs
+}
+
 // branch is the part of an epoch that a position builds on.
 type branch struct {
 	epoch, last uint64
 	refs        []segmentRef
 }
 
-// lineage returns the branches that the disk at p is made of, oldest first.
-func (d *disk) lineage(ctx context.Context, h history, p Position) ([]branch, error) {
-	var all []branch
+// lineage is what a position is made of, oldest first.
+type lineage []branch
+
+// contains tells whether the way to the position goes through p.
+func (l lineage) contains(p Position) bool {
+	for i := range l {
+		if l[i].epoch == p.Epoch {
+			return p.Number <= l[i].last
+		}
+	}
+	return p == Position{}
+}
+
+// refs returns the segments of all branches.
+func (l lineage) refs() []segmentRef {
+	var all []segmentRef
+	for i := range l {
+		all = append(all, l[i].refs...)
+	}
+	return all
+}
+
+// after returns the segments after p, which must end one of them.
+func (l lineage) after(p Position) (refs []segmentRef, ok bool) {
+	ok = p == Position{}
+	for _, b := range l {
+		if ok {
+			refs = append(refs, b.refs...)
+			continue
+		}
+		if b.epoch != p.Epoch {
+			continue
+		}
+		n := at(b.refs, p.Number+1)
+		found := n < len(b.refs) && b.refs[n].first == p.Number+1
+		if !found && p.Number != b.last {
+			return nil, false
+		}
+		refs, ok = b.refs[n:], true
+	}
+	return slices.Clip(refs), ok
+}
+
+// lineage returns what the disk at p is made of.
+func (d *disk) lineage(ctx context.Context, h history, p Position) (lineage, error) {
+	var all lineage
 	for p != (Position{}) {
-		refs := h[p.Epoch]
-		if len(refs) == 0 || refs[0].first != 1 {
+		begin, ok := h[p.Epoch].begin()
+		if !ok {
 			return nil, d.missing(Position{p.Epoch, 1})
 		}
-		n, _ := slices.BinarySearchFunc(refs, p.Number+1, func(r segmentRef, first uint64) int { return cmp.Compare(r.first, first) })
-		first, err := d.read(ctx, refs[0], partTrailer)
+		all = append(all, branch{epoch: p.Epoch, last: p.Number})
+		base, err := d.base(ctx, begin)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, branch{epoch: p.Epoch, last: p.Number, refs: refs[:n:n]})
-		p = Position{first.BaseEpoch, first.BaseNumber} // of an older epoch: the loop ends
+		p = base // of an older epoch: the loop ends
 	}
 	slices.Reverse(all)
+	for i := range all {
+		b := &all[i]
+		b.refs = h[b.epoch].chain(b.last, func(r segmentRef) bool { return all.contains(r.until) })
+	}
 	return all, nil
+}
+
+// base returns where the epoch that begins with segment r forks from.
+func (d *disk) base(ctx context.Context, r segmentRef) (Position, error) {
+	s, err := d.read(ctx, r, partTrailer)
+	if err != nil {
+		return Position{}, err
+	}
+	return Position{s.BaseEpoch, s.BaseNumber}, nil
+}
+
+// dropped tells whether something was folded away that the lineage would need: then
+// its position is one that nobody asked to keep.
+func (h history) dropped(l lineage) bool {
+	for _, b := range l {
+		for _, r := range h[b.epoch].folded {
+			if r.first <= b.last && (r.last > b.last || !l.contains(r.until)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// head returns the last position of the newest epoch.
+func (d *disk) head(ctx context.Context, h history) (Position, error) {
+	e := h.latest()
+	refs := h[e]
+	last := refs.foldedTo()
+	if n := len(refs.raw); n > 0 && refs.raw[n-1].first > last {
+		s, err := d.read(ctx, refs.raw[n-1], partTrailer)
+		if err != nil {
+			return Position{}, err
+		}
+		return s.end(), nil
+	}
+	return Position{e, last}, nil
+}
+
+// errGone means that a segment which the store listed is not there any more.
+var errGone = errors.New("it was listed, but is gone")
+
+func gone(err error) error {
+	if errors.Is(err, ErrNotFound) && !errors.Is(err, errGone) {
+		return fmt.Errorf("%w: %w", errGone, err)
+	}
+	return err
+}
+
+// looks is how often a disk is listed again because segments vanished between the
+// list and the look: Maintain has replaced them.
+const looks = 4
+
+// steady runs look until it does not meet vanished segments.
+func steady(look func() error) (err error) {
+	for range looks {
+		if err = look(); !errors.Is(err, errGone) {
+			return err
+		}
+	}
+	return err
 }
 
 // missing says that the segment with link p is not there.
@@ -109,26 +320,6 @@ func (d *disk) walk(ctx context.Context, prev *segment, refs []segmentRef, want 
 		prev = s
 		return yield(s)
 	})
-}
-
-// since returns the segments of a lineage after p, which must end one of them.
-func since(line []branch, p Position) (refs []segmentRef, ok bool) {
-	ok = p == Position{}
-	for _, b := range line {
-		if ok {
-			refs = append(refs, b.refs...)
-			continue
-		}
-		if b.epoch != p.Epoch {
-			continue
-		}
-		n, found := slices.BinarySearchFunc(b.refs, p.Number+1, func(r segmentRef, first uint64) int { return cmp.Compare(r.first, first) })
-		if !found && p.Number != b.last {
-			return nil, false
-		}
-		refs, ok = b.refs[n:], true
-	}
-	return slices.Clip(refs), ok
 }
 
 // inOrder does work for each of in, at most n at once and at most n results ahead,

@@ -52,6 +52,8 @@ type SegmentInfo struct {
 	Prev   string      `json:"prev"`
 	Hash   string      `json:"hash"`
 	Base   string      `json:"base"` // epoch/number
+	Level  int         `json:"level"`
+	Until  string      `json:"until,omitempty"` // of a folded one: lacks what is overwritten before
 	Size   uint64      `json:"disk_size"`
 	Digest Digest      `json:"digest"`
 	Blocks uint64      `json:"blocks"` // mapped to data
@@ -119,13 +121,14 @@ func (v *Vault) inspect(ctx context.Context, o *Object) error {
 		o.Kind, o.ID, o.Point = "point", id, pointOf(p)
 		return nil
 	}
-	if id, epoch, first, ok := parseSegmentKey(o.Key); ok {
-		o.Kind, o.ID = "segment", fmt.Sprintf("%s %d/%d", id, epoch, first)
+	if id, r, ok := parseSegmentKey(o.Key); ok {
+		r.size = o.Size
+		o.Kind, o.ID = "segment", fmt.Sprintf("%s %d/%d", id, r.epoch, r.first)
 		d, err := v.disk(ctx, id)
 		if err != nil {
 			return err
 		}
-		s, err := d.read(ctx, segmentRef{epoch: epoch, first: first, size: o.Size}, partIndex)
+		s, err := d.read(ctx, r, partIndex)
 		if err != nil {
 			return err
 		}
@@ -140,6 +143,9 @@ func segmentInfo(id DiskID, s *segment) *SegmentInfo {
 		Disk: id.String(), Epoch: s.Epoch, First: s.First, Last: s.Last,
 		Prev: hex.EncodeToString(s.Prev[:]), Hash: hex.EncodeToString(s.Hash[:]),
 		Base: Position{s.BaseEpoch, s.BaseNumber}.String(), Size: s.Size, Digest: s.Digest, Blocks: s.Blocks, Zeros: s.Zeros,
+	}
+	if i.Level = int(s.level); s.level != levelRaw {
+		i.Until = s.until.String()
 	}
 	if s.Open != nil {
 		i.Open = openRecord(s.Trailer)

@@ -9,19 +9,17 @@ import (
 
 // Keys of objects. Package format has the table.
 const (
-	markerKey      = "vault.json"
-	slotPrefix     = "keys/vault/"
-	diskKeyPrefix  = "keys/disks/"
-	diskPrefix     = "disks/"
-	pointPrefix    = "points/"
-	keySuffix      = ".key"
-	segmentSuffix  = ".seg"
-	pointSuffix    = ".point"
-	pointTime      = "20060102T150405.000000000Z"
-	levelRaw       = 0
-	maxNameLength  = 64
-	hexDigits      = 16
-	levelDirectory = "l0"
+	markerKey     = "vault.json"
+	slotPrefix    = "keys/vault/"
+	diskKeyPrefix = "keys/disks/"
+	diskPrefix    = "disks/"
+	pointPrefix   = "points/"
+	keySuffix     = ".key"
+	segmentSuffix = ".seg"
+	pointSuffix   = ".point"
+	pointTime     = "20060102T150405.000000000Z"
+	maxNameLength = 64
+	hexDigits     = 16
 )
 
 // validName reports why a name cannot be an element of a key.
@@ -53,24 +51,47 @@ func diskKeyKey(d DiskID) string { return diskKeyPrefix + d.String() + keySuffix
 func segmentsPrefix(d DiskID) string { return diskPrefix + d.String() + "/" }
 
 func epochPrefix(d DiskID, epoch uint64) string {
-	return fmt.Sprintf("%s%016x/%s/", segmentsPrefix(d), epoch, levelDirectory)
+	return fmt.Sprintf("%s%016x/", segmentsPrefix(d), epoch)
 }
 
+// segmentKey is the key of a raw segment.
 func segmentKey(d DiskID, epoch, first uint64) string {
-	return fmt.Sprintf("%s%016x%s", epochPrefix(d, epoch), first, segmentSuffix)
+	return segmentRef{epoch: epoch, first: first}.key(d)
 }
 
-// parseSegmentKey is the reverse of segmentKey.
-func parseSegmentKey(key string) (d DiskID, epoch, first uint64, ok bool) {
-	t := strings.Split(key, "/")
-	if len(t) != 6 || t[4] != levelDirectory {
-		return d, 0, 0, false
+func (r segmentRef) key(d DiskID) string {
+	if r.level == levelRaw {
+		return fmt.Sprintf("%sl0/%016x%s", epochPrefix(d, r.epoch), r.first, segmentSuffix)
 	}
-	name, isSegment := strings.CutSuffix(t[5], segmentSuffix)
+	return fmt.Sprintf("%sl%d/%016x-%016x-%016x-%016x%s", epochPrefix(d, r.epoch), r.level, r.first, r.last, r.until.Epoch, r.until.Number, segmentSuffix)
+}
+
+// parseSegmentKey is the reverse of segmentRef.key.
+func parseSegmentKey(key string) (d DiskID, r segmentRef, ok bool) {
+	t := strings.Split(key, "/")
+	if len(t) != 6 || len(t[4]) != 2 {
+		return d, r, false
+	}
+	name, _ := strings.CutSuffix(t[5], segmentSuffix)
 	d = DiskID{t[1], t[2]}
-	epoch, okEpoch := parseHex(t[3])
-	first, okFirst := parseHex(name)
-	return d, epoch, first, isSegment && okEpoch && okFirst && segmentKey(d, epoch, first) == key
+	r.epoch, _ = parseHex(t[3])
+	r.level = t[4][1] - '0'
+	numbers := strings.Split(name, "-")
+	switch {
+	case r.level == levelRaw && len(numbers) == 1:
+		r.first, _ = parseHex(numbers[0])
+	case r.level == levelFolded && len(numbers) == 4:
+		r.first, _ = parseHex(numbers[0])
+		r.last, _ = parseHex(numbers[1])
+		r.until.Epoch, _ = parseHex(numbers[2])
+		r.until.Number, _ = parseHex(numbers[3])
+		if r.last < r.first || r.until.Compare(r.foldEnd()) < 0 {
+			return d, r, false
+		}
+	default:
+		return d, r, false
+	}
+	return d, r, r.first != 0 && r.epoch != 0 && r.key(d) == key
 }
 
 func parseHex(s string) (uint64, bool) {

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -14,6 +15,9 @@ func (v *Vault) Opened(ctx context.Context, id DiskID, epoch uint64) (*Open, err
 		return nil, fmt.Errorf("epoch %d of %s: %w", epoch, id, err)
 	}
 	s, err := d.read(ctx, segmentRef{epoch: epoch, first: 1}, partTrailer)
+	if errors.Is(err, ErrNotFound) {
+		s, err = d.search(ctx, Position{epoch, 1}) // it may be folded
+	}
 	if err != nil {
 		return nil, fmt.Errorf("epoch %d of %s: %w", epoch, id, err)
 	}

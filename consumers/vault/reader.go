@@ -65,38 +65,56 @@ func (v *Vault) openAt(ctx context.Context, id DiskID, at Position, o ReaderOpti
 	if err != nil {
 		return nil, err
 	}
-	h, err := d.history(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if refs := h[at.Epoch]; len(refs) == 0 || at.Number == 0 {
-		return nil, fmt.Errorf("%w: the vault has no such position", ErrNotFound)
-	}
-	line, err := d.lineage(ctx, h, at)
-	if err != nil {
-		return nil, err
-	}
-	refs, _ := since(line, Position{})
-	var b mapBuilder
+	var m mapBuilder
 	var last *segment
-	err = d.walk(ctx, nil, refs, partIndex, func(s *segment) error {
-		last = s
-		return b.add(s)
+	err = steady(func() error {
+		m, last = mapBuilder{}, nil
+		return d.build(ctx, at, func(s *segment) error {
+			last = s
+			return m.add(s)
+		})
 	})
 	if err != nil {
 		return nil, err
-	}
-	if last.end() != at {
-		return nil, fmt.Errorf("%w: no segment ends there, the last before it ends at %s", ErrNotFound, last.end())
 	}
 	budget := o.CacheBytes
 	if budget <= 0 {
 		budget = defaultCache
 	}
-	r := &Reader{blockMap: b.done(), d: d, at: at, size: int64(last.Size), digest: last.Digest, cache: newCache(budget)}
+	r := &Reader{blockMap: m.done(), d: d, at: at, size: int64(last.Size), digest: last.Digest, cache: newCache(budget)}
 	r.ahead.init(o.ReadAhead, budget)
 	r.ctx, r.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	return r, nil
+}
+
+// build calls yield for each segment that the disk at a position is made of, oldest
+// first.
+func (d *disk) build(ctx context.Context, at Position, yield func(*segment) error) error {
+	h, err := d.history(ctx)
+	if err != nil {
+		return err
+	}
+	if h[at.Epoch] == nil || at.Number == 0 {
+		return fmt.Errorf("%w: the vault has no such position", ErrNotFound)
+	}
+	line, err := d.lineage(ctx, h, at)
+	if err != nil {
+		return err
+	}
+	end := Position{}
+	err = d.walk(ctx, nil, line.refs(), partIndex, func(s *segment) error {
+		end = s.end()
+		return yield(s)
+	})
+	switch {
+	case err == nil && end == at:
+		return nil
+	case h.dropped(line):
+		return fmt.Errorf("%w: the position is not kept any more: what it needs was folded into later ones", ErrNotFound)
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%w: no segment ends there, the last before it ends at %s", ErrNotFound, end)
 }
 
 // Size returns the size of the disk in bytes.

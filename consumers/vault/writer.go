@@ -142,11 +142,12 @@ func (w *DiskWriter) put(ctx context.Context, d *disk, p *plan, t *format.Traile
 	case buf = <-w.v.buffers:
 	default:
 	}
-	buf, err := d.write(buf[:0], p, t)
+	r := segmentRef{epoch: t.Epoch, first: t.First}
+	buf, err := d.write(buf[:0], r, p, t)
 	if err != nil {
 		return err
 	}
-	err = w.v.st.Put(ctx, segmentKey(w.id, t.Epoch, t.First), buf)
+	err = w.v.st.Put(ctx, d.keyOf(r), buf)
 	if cap(buf) <= maxBuffer {
 		select {
 		case w.v.buffers <- buf:
@@ -188,20 +189,21 @@ func (w *DiskWriter) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h, err := d.history(ctx)
-	if err != nil || len(h) == 0 {
-		return err
-	}
-	newest := h[h.latest()]
-	last, err := d.read(ctx, newest[len(newest)-1], partTrailer)
-	if err != nil {
-		return err
-	}
-	line, err := d.lineage(ctx, h, last.end())
-	if err != nil {
-		return err
-	}
-	return w.adopt(ctx, d, line)
+	return steady(func() error {
+		h, err := d.history(ctx)
+		if err != nil || len(h) == 0 {
+			return err
+		}
+		head, err := d.head(ctx, h)
+		if err != nil {
+			return err
+		}
+		line, err := d.lineage(ctx, h, head)
+		if err != nil {
+			return err
+		}
+		return w.adopt(ctx, d, line)
+	})
 }
 
 // expectNothing makes sure that a disk without a key has no segments either: a lost
@@ -213,15 +215,15 @@ func (w *DiskWriter) expectNothing(ctx context.Context, missing error) error {
 }
 
 // adopt takes over a lineage: what is new since head if head is in it, else all.
-func (w *DiskWriter) adopt(ctx context.Context, d *disk, line []branch) error {
+func (w *DiskWriter) adopt(ctx context.Context, d *disk, line lineage) error {
 	const want = partIndex | partSums
-	if refs, ok := since(line, w.state.head.Position); ok && w.state.head.Epoch != 0 {
+	if refs, ok := line.after(w.state.head.Position); ok && w.state.head.Epoch != 0 {
 		return d.walk(ctx, w.state.last(d), refs, want, func(s *segment) error {
 			return damaged(s.key, w.step(s))
 		})
 	}
 	fresh := newState()
-	refs, _ := since(line, Position{})
+	refs := line.refs()
 	err := d.walk(ctx, nil, refs, want, func(s *segment) error { return damaged(s.key, fresh.step(s)) })
 	if err != nil {
 		return err
