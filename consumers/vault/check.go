@@ -58,6 +58,7 @@ type checker struct {
 	report *Report
 	disks  map[DiskID]*diskCheck
 	points []store.Info
+	pins   []pinCheck
 	slots  int
 	marker bool
 	done   int64
@@ -73,7 +74,14 @@ type diskCheck struct {
 	lines   map[uint64]*lineCheck
 }
 
+// pinCheck is a pin and the key of its point.
+type pinCheck struct {
+	store.Info
+	point string
+}
+
 const (
+	tryUnpin  = "remove the pin: it keeps nothing"
 	tryRemove = "it is not the vault's: remove it if you did not mean to put it there"
 	tryRepair = "put the object back from a copy of the store; points that need it cannot be restored without"
 	tryPoint  = "the point cannot be kept: use another one"
@@ -120,7 +128,10 @@ func (c *checker) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.checkPoints(ctx)
+	if err := c.checkPoints(ctx); err != nil {
+		return err
+	}
+	return c.checkPins(ctx)
 }
 
 // sort puts a listed object where it belongs.
@@ -146,6 +157,10 @@ func (c *checker) sort(i store.Info) error {
 	}
 	if _, _, _, ok := parsePointKey(i.Key); ok && strings.HasPrefix(i.Key, pointPrefix) {
 		c.points = append(c.points, i)
+		return nil
+	}
+	if point, ok := pinnedKey(i.Key); ok {
+		c.pins = append(c.pins, pinCheck{i, point})
 		return nil
 	}
 	c.done += i.Size
@@ -220,6 +235,21 @@ func (c *checker) checkPoints(ctx context.Context) error {
 					c.problem(key, fmt.Sprintf("disk %s/%s: %s", m.Machine, d.Disk, what), tryPoint)
 				}
 			}
+		}
+	}
+	return nil
+}
+
+// checkPins checks that every pin opens and keeps a point.
+func (c *checker) checkPins(ctx context.Context) error {
+	for _, p := range c.pins {
+		_, err := c.v.openPin(ctx, p.Key)
+		c.advance(p.Size)
+		if err := c.failed(p.Key, err); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(c.points, func(i store.Info) bool { return i.Key == p.point }) {
+			c.problem(p.Key, "there is no such point", tryUnpin)
 		}
 	}
 	return nil

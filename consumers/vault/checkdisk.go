@@ -146,18 +146,29 @@ func (dc *diskCheck) based(s *segment) error {
 	if base == (Position{}) {
 		return nil
 	}
-	end, what := dc.reach(base)
-	switch {
-	case end == nil && dc.lines[base.Epoch] == nil:
+	h, d := dc.history[base.Epoch], disk{id: dc.id}
+	if h == nil {
 		return contradiction("its epoch is based on %s, which is not there", base)
-	case end == nil && !strings.Contains(what, "no segment ends"):
-		return nil // that is reported where it is
-	case end == nil:
-		return contradiction("its epoch is based on %s, where no segment ends", base)
-	case end.Hash != s.BaseHash:
-		return contradiction("its epoch is based on another chain than that up to %s", base)
 	}
-	return nil
+	damaged := false
+	for _, refs := range [][]segmentRef{h.raw, h.folded} {
+		for _, r := range refs {
+			end := dc.sound[d.keyOf(r)]
+			switch {
+			case end == nil:
+				damaged = true
+			case end.end() != base:
+			case end.Hash != s.BaseHash:
+				return contradiction("its epoch is based on another chain than that up to %s", base)
+			default:
+				return nil
+			}
+		}
+	}
+	if damaged {
+		return nil // that is reported where it is
+	}
+	return contradiction("its epoch is based on %s, where no segment ends", base)
 }
 
 // lineage returns what a position is made of, or what is in the way.

@@ -25,7 +25,16 @@ func (v *Vault) Cut(ctx context.Context, id DiskID, at Position) (CutInfo, error
 	if err != nil {
 		return CutInfo{}, fmt.Errorf("cut %s of %s: %w", at, id, err)
 	}
-	return cutInfo(id, s), nil
+	c := cutInfo(id, s)
+	if s.level == levelRaw {
+		// A folded one is too old to be listed, whenever it was folded.
+		i, err := v.st.Stat(ctx, s.key)
+		if err != nil {
+			return CutInfo{}, fmt.Errorf("cut %s of %s: %w", at, id, err)
+		}
+		c.stored = i.Modified
+	}
+	return c, nil
 }
 
 func cutInfo(id DiskID, s *segment) CutInfo {

@@ -159,6 +159,8 @@ type CutInfo struct {
 	Disk   DiskID
 	At     Position
 	Digest Digest
+
+	stored time.Time // when the store got it; zero if it is folded
 }
 
 // Point is a recovery point: a promise that every disk can be had as it was.

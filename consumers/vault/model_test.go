@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault/store"
 	"github.com/leeward-dr/leeward/consumers/vault/store/storetest"
@@ -22,22 +23,24 @@ const maxModel = 600
 // model is the dumb twin of a vault with one disk: it remembers the whole disk at
 // the end of every segment.
 type model struct {
-	t      testing.TB
-	rnd    *rand.Rand
-	st     store.Store
-	v      *Vault
-	ws     []*DiskWriter // a writer and its zombies
-	states map[Position][]byte
-	heads  map[Position]Head
-	cuts   map[Position]bool
-	points int
-	branch uint64 // makes chain hashes of different branches differ
+	t               testing.TB
+	rnd             *rand.Rand
+	st              store.Store
+	v               *Vault
+	ws              []*DiskWriter // a writer and its zombies
+	states          map[Position][]byte
+	heads           map[Position]Head
+	cuts            map[Position]bool
+	points          int
+	listed          map[string]Position // points by id
+	folded, deleted int                 // segments
+	branch          uint64              // makes chain hashes of different branches differ
 }
 
 func newModel(t testing.TB, seed uint64, st store.Store) *model {
 	m := &model{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), st: st,
-		states: map[Position][]byte{{}: nil}, heads: map[Position]Head{}, cuts: map[Position]bool{},
+		states: map[Position][]byte{{}: nil}, heads: map[Position]Head{}, cuts: map[Position]bool{}, listed: map[string]Position{},
 	}
 	v, err := Create(context.Background(), st, testKey)
 	if err != nil {
@@ -162,12 +165,13 @@ func (m *model) step(w *DiskWriter) {
 func (m *model) point(b *Batch, h Head) {
 	m.points++
 	p := &Point{
-		ID: fmt.Sprintf("p%d", m.points), Group: "g", Time: testTime.Add(1000 * 1000 * 1000 * 60).Add(10 * 1000 * 1000 * 1000), Consistency: "crash",
+		ID: fmt.Sprintf("p%d", m.points), Group: "g", Time: testTime.Add(time.Duration(m.points) * time.Second), Consistency: "crash",
 		Machines: []PointMachine{{Machine: testDisk.Machine, Disks: []PointDisk{{Disk: testDisk.Disk, At: h.Position, Size: b.Cut.Size, Digest: h.Digest}}}},
 	}
 	if err := m.v.PutPoint(m.t.Context(), p); err != nil {
 		m.t.Fatal(err)
 	}
+	m.listed[p.ID] = h.Position
 }
 
 // life lets a random number of things happen.

@@ -15,6 +15,8 @@ const (
 	diskPrefix    = "disks/"
 	pointPrefix   = "points/"
 	keySuffix     = ".key"
+	pinPrefix     = "pins/"
+	pinSuffix     = ".pin"
 	segmentSuffix = ".seg"
 	pointSuffix   = ".point"
 	pointTime     = "20060102T150405.000000000Z"
@@ -101,6 +103,18 @@ func parseHex(s string) (uint64, bool) {
 
 func pointKey(group string, at time.Time, id string) string {
 	return pointPrefix + group + "/" + at.UTC().Format(pointTime) + "-" + id + pointSuffix
+}
+
+// pinKey is the key of the pin of the point at key.
+func pinKey(point string) string {
+	return pinPrefix + strings.TrimPrefix(strings.TrimSuffix(point, pointSuffix), pointPrefix) + pinSuffix
+}
+
+// pinnedKey is the key of the point that the pin at key keeps.
+func pinnedKey(pin string) (point string, ok bool) {
+	point = pointPrefix + strings.TrimPrefix(strings.TrimSuffix(pin, pinSuffix), pinPrefix) + pointSuffix
+	_, _, _, ok = parsePointKey(point)
+	return point, ok && pinKey(point) == pin
 }
 
 // parsePointKey is the reverse of pointKey.

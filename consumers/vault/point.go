@@ -16,12 +16,19 @@ import (
 )
 
 // PutPoint lists a recovery point. Before that it makes sure that the vault can keep
-// the promise: every disk must have a cut at its position, with its digest and size;
+// the promise: every disk must have a cut at its position, with its digest and size,
+// that is no older than half an hour, for older ones may be folded away (Maintain);
 // if not, PutPoint returns ErrNotFound or ErrInvalid. It returns nil if the same point
 // is there already, whenever it was listed, and ErrExists if another one has its name.
 func (v *Vault) PutPoint(ctx context.Context, p *Point) error {
 	if err := p.check(); err != nil {
 		return err
+	}
+	key := pointKey(p.Group, p.Time, p.ID)
+	if _, err := v.st.Stat(ctx, key); err == nil {
+		return v.samePoint(ctx, key, pointRecord(p))
+	} else if !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("point %s of %s: %w", p.ID, p.Group, err)
 	}
 	if err := v.keeps(ctx, p); err != nil {
 		return fmt.Errorf("point %s of %s: %w", p.ID, p.Group, err)
@@ -74,13 +81,19 @@ func (p *Point) check() error {
 func (v *Vault) keeps(ctx context.Context, p *Point) error {
 	for _, m := range p.Machines {
 		for _, d := range m.Disks {
-			c, err := v.Cut(ctx, DiskID{m.Machine, d.Disk}, d.At)
+			id := DiskID{m.Machine, d.Disk}
+			c, err := v.Cut(ctx, id, d.At)
 			if err != nil {
 				return err
 			}
 			if c.Digest != d.Digest || c.Size != d.Size {
-				return invalid("disk %s/%s at %s has digest %x and %d bytes in the vault, the point promises %x and %d",
-					m.Machine, d.Disk, d.At, c.Digest[:8], c.Size, d.Digest[:8], d.Size)
+				return invalid("disk %s at %s has digest %x and %d bytes in the vault, the point promises %x and %d",
+					id, d.At, c.Digest[:8], c.Size, d.Digest[:8], d.Size)
+			}
+			age := time.Since(c.stored)
+			if age > grace/2 {
+				return fmt.Errorf("%w: disk %s at %s was stored %s ago by the store's clock: cuts are listed within %s or not at all, for later they may be folded away (are the clocks right?)",
+					ErrNotFound, id, d.At, age.Round(time.Second), grace/2)
 			}
 		}
 	}
@@ -182,27 +195,32 @@ func (v *Vault) Points(ctx context.Context, group string) ([]*Point, []error, er
 
 // Point returns the recovery point with an id, or ErrNotFound.
 func (v *Vault) Point(ctx context.Context, id string) (*Point, error) {
-	if err := validName("point", id); err != nil {
-		return nil, err
-	}
-	key := ""
-	err := v.st.List(ctx, pointPrefix, func(i store.Info) error {
-		if _, _, have, ok := parsePointKey(i.Key); ok && have == id {
-			key = i.Key
-		}
-		return nil
-	})
+	key, err := v.findPoint(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("point %s: %w", id, err)
-	}
-	if key == "" {
-		return nil, fmt.Errorf("point %s: %w: list points with `leeward vault ls`", id, ErrNotFound)
 	}
 	p, err := v.openPoint(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("point %s: %w", id, err)
 	}
 	return pointOf(p), nil
+}
+
+// findPoint returns the key of the point with an id.
+func (v *Vault) findPoint(ctx context.Context, id string) (key string, err error) {
+	if err := validName("point", id); err != nil {
+		return "", err
+	}
+	err = v.st.List(ctx, pointPrefix, func(i store.Info) error {
+		if _, _, have, ok := parsePointKey(i.Key); ok && have == id {
+			key = i.Key
+		}
+		return nil
+	})
+	if err == nil && key == "" {
+		err = fmt.Errorf("%w: list points with `leeward vault ls`", ErrNotFound)
+	}
+	return key, err
 }
 
 func pointRecord(p *Point) *format.Point {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
 	"github.com/leeward-dr/leeward/consumers/vault/store"
@@ -24,9 +25,19 @@ type DiskWriter struct {
 	id   DiskID
 	turn chan struct{} // holds a token while Commit or Reload runs
 
+	// checked is when it was last known that state.head is the newest the vault has, by
+	// the wall clock, which goes on while a machine is suspended. Who holds the turn
+	// may use it.
+	checked time.Time
+
 	mu    sync.RWMutex
 	state *state // mu guards; changed only by who holds the turn
 }
+
+// trusted is how long a writer that heard nothing may believe that it is the only
+// one. Names of segments are free again when Maintain has folded them, which it does
+// not before grace: a writer that slept longer would not be stopped by them.
+const trusted = grace / 4
 
 // OpenDisk loads where a disk stands, from its segments alone: with work and memory
 // that grow with what is on the disk (16 bytes for each block that is not zero). A
@@ -107,7 +118,8 @@ func (w *DiskWriter) commit(ctx context.Context, b *Batch) error {
 	if err := b.check(); err != nil {
 		return err
 	}
-	if b.Open != nil {
+	began := time.Now().Round(0)
+	if b.Open != nil || began.Sub(w.checked) > trusted {
 		// The base must be the newest position there is, or what somebody else was told
 		// is safe would be left out. What an older epoch's writer adds between this look
 		// and our Put belongs to an abandoned branch: its agent has opened this epoch by
@@ -132,6 +144,17 @@ func (w *DiskWriter) commit(ctx context.Context, b *Batch) error {
 	if err := w.put(ctx, &disk{v: w.v, id: w.id, key: key}, p, t); err != nil {
 		return err
 	}
+	if time.Now().Round(0).Sub(began) > trusted {
+		// We were held up on the way. What the vault holds now decides.
+		if err := w.reload(ctx); err != nil {
+			return err
+		}
+		if !w.state.contains(Position{b.Epoch, b.Last}) || w.state.head.Position == (Position{b.Epoch, b.Last}) && w.state.head.Hash != b.Hash {
+			return ErrConflict
+		}
+		return nil
+	}
+	w.checked = began
 	return w.step(&segment{Trailer: t, frames: p.frames, sums: p.sums})
 }
 
@@ -189,7 +212,8 @@ func (w *DiskWriter) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return steady(func() error {
+	began := time.Now().Round(0)
+	err = steady(func() error {
 		h, err := d.history(ctx)
 		if err != nil || len(h) == 0 {
 			return err
@@ -204,6 +228,10 @@ func (w *DiskWriter) reload(ctx context.Context) error {
 		}
 		return w.adopt(ctx, d, line)
 	})
+	if err == nil {
+		w.checked = began
+	}
+	return err
 }
 
 // expectNothing makes sure that a disk without a key has no segments either: a lost

@@ -10,10 +10,12 @@
 //	keys/disks/<machine>/<disk>.key                         a disk key, wrapped
 //	disks/<machine>/<disk>/<epoch>/l<level>/<first>.seg     links of one epoch
 //	points/<group>/<time>-<id>.point                        a recovery point
+//	pins/<group>/<time>-<id>.pin                            keeps that point
 //
 // <epoch> and <first> are 16 lower-case hex digits, so that keys sort as numbers
-// do. <level> is 0: other levels are reserved for compaction. <time> is UTC as
-// 20060102T150405.000000000Z.
+// do. <level> is 0 for segments as they were committed and 1 for folded ones, whose
+// file name is <first>-<last>-<until epoch>-<until number>.seg, each 16 hex digits.
+// <time> is UTC as 20060102T150405.000000000Z.
 //
 // # Versions
 //
@@ -73,6 +75,18 @@
 // # Point
 //
 //	point     "LWPOINT\n" | version u16 | salt [32] | sealed msgpack array, see Point
+//
+//	pin       "LWPIN\r\n\x00" | version u16 | salt [32] | sealed msgpack array, see Pin
+//
+// # Folded segments
+//
+// A folded segment stands for the consecutive segments of links first to last. Of
+// what they map it holds the newest of each block, and nothing that links after
+// last, up to the position until, overwrite or clear. So it shows a disk right at
+// positions whose history contains until, and at no others. Its trailer has Prev and
+// Open of the first of them and Hash, Size, Digest and Cut of the last. Its name is
+// part of its place (package seal): a folded segment that is renamed does not open.
+// If first is 1 and the epoch has no base, zeros may be left out.
 //
 // # Limits
 //

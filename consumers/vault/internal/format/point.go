@@ -55,6 +55,43 @@ type PointDisk struct {
 	Note   string
 }
 
+// Pin is the record that keeps a recovery point from being removed.
+type Pin struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+
+	Name string // what people call the point; may be empty
+	Time int64  // when it was pinned
+}
+
+const pinMagic = "LWPIN\r\n\x00"
+
+// AppendPinHeader appends what stands before the sealed record to b.
+func AppendPinHeader(b []byte, salt [SaltSize]byte) []byte {
+	return append(appendMagic(b, pinMagic), salt[:]...)
+}
+
+// SplitPin takes a pin's object apart.
+func SplitPin(b []byte) (header []byte, salt [SaltSize]byte, sealed []byte, err error) {
+	return split(b, pinMagic, PointHeaderSize+Overhead+2*MaxText)
+}
+
+// EncodePin returns the bytes of p's record, or what is wrong with it.
+func EncodePin(p *Pin) ([]byte, error) {
+	if err := checkText(p.Name); err != nil {
+		return nil, err
+	}
+	return encode(p)
+}
+
+// DecodePin reads an opened record.
+func DecodePin(b []byte) (*Pin, error) {
+	p := new(Pin)
+	if err := decode(b, p); err != nil {
+		return nil, fmt.Errorf("pin: %w", err)
+	}
+	return p, checkText(p.Name)
+}
+
 // AppendPointHeader appends what stands before the sealed record to b.
 func AppendPointHeader(b []byte, salt [SaltSize]byte) []byte {
 	return append(appendMagic(b, pointMagic), salt[:]...)
@@ -62,10 +99,15 @@ func AppendPointHeader(b []byte, salt [SaltSize]byte) []byte {
 
 // SplitPoint takes a point's object apart.
 func SplitPoint(b []byte) (header []byte, salt [SaltSize]byte, sealed []byte, err error) {
-	if len(b) < PointHeaderSize+Overhead || len(b) > MaxPoint {
-		return nil, salt, nil, malformed("point of %d bytes", len(b))
+	return split(b, pointMagic, MaxPoint)
+}
+
+// split takes an object apart that is a header with a salt and one sealed record.
+func split(b []byte, magic string, most int) (header []byte, salt [SaltSize]byte, sealed []byte, err error) {
+	if len(b) < PointHeaderSize+Overhead || len(b) > most {
+		return nil, salt, nil, malformed("object of %d bytes", len(b))
 	}
-	rest, err := checkMagic(b, pointMagic)
+	rest, err := checkMagic(b, magic)
 	if err != nil {
 		return nil, salt, nil, err
 	}

@@ -118,6 +118,7 @@ const (
 	Index   Kind = 3
 	Trailer Kind = 4
 	Point   Kind = 5
+	Pin     Kind = 6
 )
 
 // Box seals the parts of one object. It may be used from many goroutines.
