@@ -178,6 +178,9 @@ func (t *keepTree) windows() []window {
 	var order []*window
 	for _, e := range slices.Sorted(maps.Keys(t.stops)) {
 		last := t.needed(e)
+		if first, ok := t.fresh[e]; ok {
+			last = min(last, first-1) // which ends a segment
+		}
 		refs := t.h[e].chain(last, t.usable)
 		for i, r := range refs {
 			end := last

@@ -1,12 +1,16 @@
 package vault
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -113,7 +117,7 @@ func maintainModel(t *testing.T, seed uint64, steps int) (folded, deleted int) {
 // point that is kept must come back byte for byte, and what is not kept must be
 // refused or right. LEEWARD_SEED repeats one, LEEWARD_FULL=1 makes it 10 000.
 func TestMaintainModel(t *testing.T) {
-	seeds, steps := 60/slower, 20
+	seeds, steps := 30/slower, 20
 	if full() {
 		seeds = 10000 / slower
 	}
@@ -218,4 +222,165 @@ func TestSpaceAfterThinning(t *testing.T) {
 	}
 	wantDisk(t, v, h.Position, disk)
 	wantClean(t, v)
+}
+
+// Readers go on while what they read is folded and deleted under them, and so does a
+// restore that has begun.
+func TestReaderOutlivesFolding(t *testing.T) {
+	m := newModel(t, 3, storetest.NewMem())
+	m.life(60)
+	var stay []string
+	readers := map[string]*Reader{}
+	for id, at := range m.listed {
+		if len(stay) == 5 {
+			break
+		}
+		stay = append(stay, id)
+		r, err := m.v.OpenAt(t.Context(), testDisk, at, ReaderOptions{CacheBytes: 1, ReadAhead: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		readers[id] = r
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for id, r := range readers {
+		want, rnd := m.states[m.listed[id]], rand.New(rand.NewPCG(1, 1))
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				off := rnd.IntN(len(want))
+				p := make([]byte, min(1+rnd.IntN(100000), len(want)-off))
+				if _, err := r.ReadAt(p, int64(off)); err != nil || !bytes.Equal(p, want[off:off+len(p)]) {
+					t.Errorf("point %s, offset %d: %v", id, off, err)
+					return
+				}
+			}
+		})
+	}
+	done, err := unlockTest(t, m.st).Maintain(t.Context(), now(keepers, stay...))
+	if err != nil || done.Folded == 0 || done.Deleted == 0 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	for id, r := range readers { // none has opened anything since
+		want := m.states[m.listed[id]]
+		got := make(image, len(want))
+		if _, err := r.Restore(t.Context(), got, RestoreOptions{}); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("restore of %s: %v", id, err)
+		}
+	}
+	cancel()
+	wg.Wait()
+	// A position that nobody kept is refused, not made up.
+	for at, want := range m.states {
+		if at == (Position{}) {
+			continue
+		}
+		r, err := m.v.OpenAt(t.Context(), testDisk, at, ReaderOptions{})
+		if err != nil {
+			if !errors.Is(err, ErrNotFound) {
+				t.Errorf("%s: %v", at, err)
+			}
+			continue
+		}
+		got := make(image, len(want))
+		if _, err := r.Restore(t.Context(), got, RestoreOptions{}); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %v", at, err)
+		}
+		r.Close()
+	}
+}
+
+func TestPins(t *testing.T) {
+	m := newModel(t, 5, storetest.NewMem())
+	for m.points < 4 {
+		m.life(10)
+	}
+	if err := m.v.Pin(t.Context(), "p1", "before the upgrade"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.v.Pin(t.Context(), "p1", ""); !errors.Is(err, ErrExists) {
+		t.Errorf("pinned twice: %v", err)
+	}
+	if err := m.v.Pin(t.Context(), "p99", ""); !errors.Is(err, ErrNotFound) {
+		t.Errorf("pinned what is not there: %v", err)
+	}
+	if err := m.v.Unpin(t.Context(), "p2"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("unpinned what is not pinned: %v", err)
+	}
+	pins, bad, err := m.v.Pins(t.Context())
+	if err != nil || len(bad) > 0 || len(pins) != 1 || pins[0].Point != "p1" || pins[0].Name != "before the upgrade" || time.Since(pins[0].Time) > time.Minute {
+		t.Fatalf("%+v %v %v", pins, bad, err)
+	}
+	r, err := m.v.Maintain(t.Context(), MaintainOptions{Keep: keepers, DryRun: true, set: true})
+	if err != nil || len(r.Kept) != 2 || len(r.Removed) != m.points-2 {
+		t.Fatalf("dry run: %+v, %v", r, err)
+	}
+	if points, _, _ := m.v.Points(t.Context(), ""); len(points) != m.points {
+		t.Fatal("the dry run removed points")
+	}
+	if _, err := m.v.Maintain(t.Context(), now(keepers)); err != nil {
+		t.Fatal(err)
+	}
+	wantDisk(t, m.v, m.listed["p1"], m.states[m.listed["p1"]])
+	wantClean(t, m.v)
+	if err := m.v.Unpin(t.Context(), "p1"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = m.v.Maintain(t.Context(), now(keepers)); err != nil || len(r.Removed) != 1 || r.Removed[0].ID != "p1" {
+		t.Fatalf("after unpinning: %+v, %v", r, err)
+	}
+	wantClean(t, m.v)
+	// A pin without a point is pointed out.
+	st := m.st.(*storetest.Mem)
+	if err := m.v.Pin(t.Context(), r.Kept[0].ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range st.Keys() {
+		if strings.HasPrefix(k, pointPrefix) {
+			st.Remove(k)
+		}
+	}
+	c, err := m.v.Check(t.Context(), CheckOptions{})
+	if err != nil || len(c.Problems) != 1 || !strings.HasPrefix(c.Problems[0].Key, pinPrefix) {
+		t.Fatalf("%+v, %v", c, err)
+	}
+}
+
+// What young segments lead to can still be listed: it is not folded.
+func TestYoungIsLeftAlone(t *testing.T) {
+	m := newModel(t, 9, storetest.NewMem())
+	m.life(40)
+	before := len(m.st.(*storetest.Mem).Keys())
+	r, err := m.v.Maintain(t.Context(), MaintainOptions{Keep: keepers})
+	if err != nil || r.Folded != 0 || r.Deleted != 0 || len(r.Removed) == 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if after := len(m.st.(*storetest.Mem).Keys()); after != before-len(r.Removed) {
+		t.Errorf("%d objects of %d are left", after, before)
+	}
+}
+
+// A recovery point that cannot be read may need anything: nothing is touched.
+func TestMaintainStopsAtDamage(t *testing.T) {
+	m := newModel(t, 5, storetest.NewMem())
+	for m.points < 3 {
+		m.life(10)
+	}
+	st := m.st.(*storetest.Mem)
+	for _, k := range st.Keys() {
+		if strings.HasPrefix(k, pointPrefix) {
+			b := st.Bytes(k)
+			b[len(b)-1] ^= 1
+			st.Set(k, b)
+			break
+		}
+	}
+	before := len(st.Keys())
+	if _, err := m.v.Maintain(t.Context(), now(keepers)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a damaged point: %v", err)
+	}
+	if len(st.Keys()) != before {
+		t.Error("objects were deleted")
+	}
 }

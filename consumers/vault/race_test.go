@@ -174,11 +174,11 @@ func TestConcurrentReads(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	r.cache.mu.Lock()
-	if r.cache.used > 512<<10 {
-		t.Errorf("the cache holds %d bytes", r.cache.used)
+	r.now.Load().cache.mu.Lock()
+	if r.now.Load().cache.used > 512<<10 {
+		t.Errorf("the cache holds %d bytes", r.now.Load().cache.used)
 	}
-	r.cache.mu.Unlock()
+	r.now.Load().cache.mu.Unlock()
 	for range 4 {
 		wg.Go(func() {
 			p := make([]byte, 4096)

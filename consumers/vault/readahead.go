@@ -87,18 +87,19 @@ func (r *Reader) readAhead(off int64, n int) {
 		}
 		return
 	}
+	w := r.now.Load()
 	var mine []*entry
 	room := r.ahead.budget
-	for i := r.from(uint64(start) / BlockSize); i < len(r.pieces) && int64(r.pieces[i].start())*BlockSize < stop && room > 0; i++ {
-		f := r.pieces[i].frame
-		if e, fetch := r.cache.claim(f); fetch {
+	for i := w.from(uint64(start) / BlockSize); i < len(w.pieces) && int64(w.pieces[i].start())*BlockSize < stop && room > 0; i++ {
+		f := w.pieces[i].frame
+		if e, fetch := w.cache.claim(f); fetch {
 			mine = append(mine, e)
-			room -= int64(r.frames[f].raw())
+			room -= int64(w.frames[f].raw())
 		}
 	}
 	// ReadAt, our caller, has entered: Close cannot have passed Wait.
 	r.wg.Go(func() {
 		defer func() { <-r.ahead.slots }()
-		r.fetch(mine)
+		w.fetch(mine)
 	})
 }

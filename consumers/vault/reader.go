@@ -33,14 +33,15 @@ var errClosed = errors.New("reader is closed")
 
 // Reader is a disk at a position. It may be used from many goroutines.
 type Reader struct {
-	blockMap
+	now     atomic.Pointer[view]
 	d       *disk
 	at      Position
 	size    int64
 	digest  Digest
-	cache   *cache
+	budget  int64 // bytes of cache
 	ahead   readAhead
 	fetched atomic.Int64
+	again   sync.Mutex // held while the view is renewed
 
 	ctx    context.Context // ends with Close; fetches serve all who wait, not one caller
 	cancel context.CancelCauseFunc
@@ -65,11 +66,34 @@ func (v *Vault) openAt(ctx context.Context, id DiskID, at Position, o ReaderOpti
 	if err != nil {
 		return nil, err
 	}
+	r := &Reader{d: d, at: at, budget: o.CacheBytes}
+	if r.budget <= 0 {
+		r.budget = defaultCache
+	}
+	last, err := r.renew(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.size, r.digest = int64(last.Size), last.Digest
+	r.ahead.init(o.ReadAhead, r.budget)
+	r.ctx, r.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	return r, nil
+}
+
+// view is what a Reader reads from: a choice of segments, of which Maintain may
+// replace some while the Reader is open.
+type view struct {
+	blockMap
+	r     *Reader
+	cache *cache
+}
+
+// renew chooses the segments to read from, as they are now.
+func (r *Reader) renew(ctx context.Context) (last *segment, err error) {
 	var m mapBuilder
-	var last *segment
 	err = steady(func() error {
-		m, last = mapBuilder{}, nil
-		return d.build(ctx, at, func(s *segment) error {
+		m = mapBuilder{}
+		return r.d.build(ctx, r.at, func(s *segment) error {
 			last = s
 			return m.add(s)
 		})
@@ -77,14 +101,34 @@ func (v *Vault) openAt(ctx context.Context, id DiskID, at Position, o ReaderOpti
 	if err != nil {
 		return nil, err
 	}
-	budget := o.CacheBytes
-	if budget <= 0 {
-		budget = defaultCache
+	r.now.Store(&view{blockMap: m.done(), r: r, cache: newCache(r.budget)})
+	return last, nil
+}
+
+// renewed makes sure that the view is another than w, which was found to be out of
+// date.
+func (r *Reader) renewed(w *view) error {
+	r.again.Lock()
+	defer r.again.Unlock()
+	if r.now.Load() != w {
+		return nil // somebody else did it
 	}
-	r := &Reader{blockMap: m.done(), d: d, at: at, size: int64(last.Size), digest: last.Digest, cache: newCache(budget)}
-	r.ahead.init(o.ReadAhead, budget)
-	r.ctx, r.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	return r, nil
+	_, err := r.renew(r.ctx)
+	return err
+}
+
+// current runs f with the view, and again with a new one if segments vanished.
+func (r *Reader) current(f func(w *view) error) error {
+	for try := 1; ; try++ {
+		w := r.now.Load()
+		err := f(w)
+		if !errors.Is(err, errGone) || try == looks {
+			return err
+		}
+		if err := r.renewed(w); err != nil {
+			return err
+		}
+	}
 }
 
 // build calls yield for each segment that the disk at a position is made of, oldest
@@ -149,10 +193,11 @@ func (r *Reader) enter() bool {
 // Extents calls yield for every run of bytes that may hold data, ascending, until it
 // returns false. What lies between reads as zeros.
 func (r *Reader) Extents(yield func(off, length int64) bool) {
-	for i := 0; i < len(r.pieces); {
-		start, end := r.pieces[i].start(), r.pieces[i].end()
-		for i++; i < len(r.pieces) && r.pieces[i].start() == end; i++ {
-			end = r.pieces[i].end()
+	pieces := r.now.Load().pieces
+	for i := 0; i < len(pieces); {
+		start, end := pieces[i].start(), pieces[i].end()
+		for i++; i < len(pieces) && pieces[i].start() == end; i++ {
+			end = pieces[i].end()
 		}
 		off := int64(start) * BlockSize
 		if off >= r.size || !yield(off, min(int64(end)*BlockSize, r.size)-off) {
@@ -175,7 +220,7 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	defer r.wg.Done()
 	n := int(min(int64(len(p)), r.size-off))
 	r.readAhead(off, n)
-	if err := r.fill(p[:n], off); err != nil {
+	if err := r.current(func(w *view) error { return w.fill(p[:n], off) }); err != nil {
 		return 0, fmt.Errorf("read %s at %s, offset %d: %w", r.d.id, r.at, off, err)
 	}
 	if n < len(p) {
@@ -185,24 +230,24 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // fill reads p, whole, from off. It holds a bounded number of frames at once.
-func (r *Reader) fill(p []byte, off int64) error {
+func (w *view) fill(p []byte, off int64) error {
 	end := off + int64(len(p))
-	i := r.from(uint64(off) / BlockSize)
+	i := w.from(uint64(off) / BlockSize)
 	for {
 		first, held := i, 0
 		var ids []uint32
-		for ; i < len(r.pieces) && int64(r.pieces[i].start())*BlockSize < end && held < maxHeld; i++ {
-			if f := r.pieces[i].frame; len(ids) == 0 || ids[len(ids)-1] != f {
+		for ; i < len(w.pieces) && int64(w.pieces[i].start())*BlockSize < end && held < maxHeld; i++ {
+			if f := w.pieces[i].frame; len(ids) == 0 || ids[len(ids)-1] != f {
 				ids = append(ids, f)
-				held += r.frames[f].raw()
+				held += w.frames[f].raw()
 			}
 		}
 		upTo := end
-		if i < len(r.pieces) {
-			upTo = min(end, int64(r.pieces[i].start())*BlockSize)
+		if i < len(w.pieces) {
+			upTo = min(end, int64(w.pieces[i].start())*BlockSize)
 		}
 		part := p[:upTo-off]
-		if err := r.copyPieces(part, off, r.pieces[first:i], ids); err != nil {
+		if err := w.copyPieces(part, off, w.pieces[first:i], ids); err != nil {
 			return err
 		}
 		if upTo == end {
@@ -213,8 +258,8 @@ func (r *Reader) fill(p []byte, off int64) error {
 }
 
 // copyPieces reads p from off, where there is nothing but pieces, of frames ids.
-func (r *Reader) copyPieces(p []byte, off int64, pieces []piece, ids []uint32) error {
-	data, err := r.load(ids)
+func (w *view) copyPieces(p []byte, off int64, pieces []piece, ids []uint32) error {
+	data, err := w.load(ids)
 	if err != nil {
 		return err
 	}
@@ -232,20 +277,20 @@ func (r *Reader) copyPieces(p []byte, off int64, pieces []piece, ids []uint32) e
 }
 
 // load returns the entries of frames, all there.
-func (r *Reader) load(ids []uint32) (map[uint32]*entry, error) {
+func (w *view) load(ids []uint32) (map[uint32]*entry, error) {
 	got := make(map[uint32]*entry, len(ids))
 	var mine []*entry
 	for _, id := range ids {
 		if got[id] != nil {
 			continue
 		}
-		e, fetch := r.cache.claim(id)
+		e, fetch := w.cache.claim(id)
 		got[id] = e
 		if fetch {
 			mine = append(mine, e)
 		}
 	}
-	r.fetch(mine)
+	w.fetch(mine)
 	for _, e := range got {
 		<-e.done // whoever claimed it completes it, also when the reader is closed
 		if e.err != nil {
@@ -256,66 +301,66 @@ func (r *Reader) load(ids []uint32) (map[uint32]*entry, error) {
 }
 
 // fetch completes entries that the caller has claimed, in as few requests as it can.
-func (r *Reader) fetch(mine []*entry) {
+func (w *view) fetch(mine []*entry) {
 	ids := make([]uint32, len(mine))
 	for i, e := range mine {
 		ids[i] = e.frame
 	}
-	runs := r.runs(ids, maxRequest)
+	runs := w.runs(ids, maxRequest)
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, fetchers)
 	for i, run := range runs {
 		entries := mine[:len(run)]
 		mine = mine[len(run):]
 		if i == len(runs)-1 {
-			r.fetchRun(run, entries) // the last one, and most often the only one, here
+			w.fetchRun(run, entries) // the last one, and most often the only one, here
 			break
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
-			r.fetchRun(run, entries)
+			w.fetchRun(run, entries)
 			<-slots
 		})
 	}
 	wg.Wait()
 }
 
-func (r *Reader) fetchRun(run []uint32, entries []*entry) {
+func (w *view) fetchRun(run []uint32, entries []*entry) {
 	done := 0
-	err := r.request(r.ctx, run, func(f *frameRef, data []byte) error {
+	err := w.request(w.r.ctx, run, func(f *frameRef, data []byte) error {
 		var buf []byte
 		if f.codec != format.CodecRaw || len(run) > 1 { // do not keep a whole request for one frame
 			buf = make([]byte, 0, f.raw())
 		}
-		raw, err := r.unpack(buf, f, data)
+		raw, err := w.unpack(buf, f, data)
 		if err != nil {
 			return err
 		}
-		r.cache.complete(entries[done], raw, nil)
+		w.cache.complete(entries[done], raw, nil)
 		done++
 		return nil
 	})
 	for _, e := range entries[done:] {
-		r.cache.complete(e, nil, err)
+		w.cache.complete(e, nil, err)
 	}
 }
 
 // request reads a run of frames and calls yield with the data of each, still packed.
-func (r *Reader) request(ctx context.Context, run []uint32, yield func(f *frameRef, data []byte) error) error {
-	first, last := &r.frames[run[0]], &r.frames[run[len(run)-1]]
-	from := &r.sources[first.source]
-	key := r.d.keyOf(from.segmentRef)
-	b, err := r.d.v.st.Get(ctx, key, int64(first.offset), int64(last.offset+last.length-first.offset))
+func (w *view) request(ctx context.Context, run []uint32, yield func(f *frameRef, data []byte) error) error {
+	first, last := &w.frames[run[0]], &w.frames[run[len(run)-1]]
+	from := &w.sources[first.source]
+	key := w.r.d.keyOf(from.segmentRef)
+	b, err := w.r.d.v.st.Get(ctx, key, int64(first.offset), int64(last.offset+last.length-first.offset))
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		return damaged(key, err)
+		return gone(damaged(key, err))
 	}
-	r.fetched.Add(int64(len(b)))
-	box := r.d.box(from.segmentRef, from.salt)
+	w.r.fetched.Add(int64(len(b)))
+	box := w.r.d.box(from.segmentRef, from.salt)
 	for _, id := range run {
-		f := &r.frames[id]
+		f := &w.frames[id]
 		at := f.offset - first.offset
 		data, err := box.Open(b[at:at+f.length:at+f.length], seal.Frame, uint64(f.ordinal), nil)
 		if err == nil {
@@ -333,8 +378,8 @@ func (r *Reader) request(ctx context.Context, run []uint32, yield func(f *frameR
 
 // unpack returns the blocks of a frame: in the room of buf, or data itself if that is
 // raw and buf is nil.
-func (r *Reader) unpack(buf []byte, f *frameRef, data []byte) ([]byte, error) {
-	return unpack(r.d.v.codec, buf, f.codec, f.raw(), data)
+func (w *view) unpack(buf []byte, f *frameRef, data []byte) ([]byte, error) {
+	return unpack(w.r.d.v.codec, buf, f.codec, f.raw(), data)
 }
 
 func unpack(c codec, buf []byte, how format.Codec, size int, data []byte) ([]byte, error) {

@@ -47,9 +47,14 @@ func (r *Reader) Restore(ctx context.Context, dst io.WriterAt, o RestoreOptions)
 	}
 	defer r.wg.Done()
 	started := time.Now()
-	j := r.newRestore(dst, o)
-	err := j.run(ctx, o)
-	res := j.result
+	var res RestoreResult
+	err := r.current(func(w *view) error {
+		j := w.newRestore(dst, o)
+		j.result.Fetched = res.Fetched // segments vanished: from the beginning
+		err := j.run(ctx, o)
+		res = j.result
+		return err
+	})
 	res.Took = time.Since(started)
 	if err != nil {
 		return res, fmt.Errorf("restore %s at %s: %w", r.d.id, r.at, err)
@@ -66,7 +71,7 @@ func (r *Reader) Restore(ctx context.Context, dst io.WriterAt, o RestoreOptions)
 
 // restore is one run of Restore.
 type restore struct {
-	r     *Reader
+	*view
 	dst   io.WriterAt
 	order []uint32 // frames, by the first block that each maps
 	head  []uint32 // by frame: its first piece
@@ -80,13 +85,13 @@ type restore struct {
 
 const noPiece = math.MaxUint32
 
-func (r *Reader) newRestore(dst io.WriterAt, o RestoreOptions) *restore {
-	j := &restore{r: r, dst: dst, progress: o.Progress, head: make([]uint32, len(r.frames)), next: make([]uint32, len(r.pieces))}
-	tail := make([]uint32, len(r.frames))
+func (v *view) newRestore(dst io.WriterAt, o RestoreOptions) *restore {
+	j := &restore{view: v, dst: dst, progress: o.Progress, head: make([]uint32, len(v.frames)), next: make([]uint32, len(v.pieces))}
+	tail := make([]uint32, len(v.frames))
 	for i := range j.head {
 		j.head[i] = noPiece
 	}
-	for i, p := range r.pieces {
+	for i, p := range v.pieces {
 		j.next[i] = noPiece
 		if j.head[p.frame] == noPiece {
 			j.head[p.frame] = uint32(i)
@@ -95,7 +100,7 @@ func (r *Reader) newRestore(dst io.WriterAt, o RestoreOptions) *restore {
 			j.next[tail[p.frame]] = uint32(i)
 		}
 		tail[p.frame] = uint32(i)
-		j.total += r.clip(p)
+		j.total += v.r.clip(p)
 	}
 	return j
 }
@@ -154,7 +159,7 @@ func (j *restore) feed(ctx context.Context, todo chan<- stretch, zero bool) {
 			return false
 		}
 	}
-	for _, run := range j.r.runs(j.order, maxRequest) {
+	for _, run := range j.runs(j.order, maxRequest) {
 		if !send(stretch{run: run}) {
 			return
 		}
@@ -196,7 +201,7 @@ func (w *restoreWorker) do(ctx context.Context, s stretch) error {
 	w.buf = w.buf[:0]
 	size := 0
 	for _, id := range s.run {
-		size += w.r.frames[id].raw()
+		size += w.frames[id].raw()
 	}
 	if cap(w.buf) < size {
 		w.buf = make([]byte, 0, size)
@@ -204,16 +209,16 @@ func (w *restoreWorker) do(ctx context.Context, s stretch) error {
 	var todo pending
 	i := 0
 	fetched := int64(0)
-	err := w.r.request(ctx, s.run, func(f *frameRef, data []byte) error {
+	err := w.request(ctx, s.run, func(f *frameRef, data []byte) error {
 		fetched += int64(f.length)
 		from := len(w.buf)
 		room := w.buf[from:from:cap(w.buf)]
-		if _, err := w.r.unpack(room, f, data); err != nil {
+		if _, err := w.unpack(room, f, data); err != nil {
 			return err
 		}
 		w.buf = w.buf[:from+f.raw()]
 		for p := w.head[s.run[i]]; p != noPiece; p = w.next[p] {
-			if err := w.take(&todo, w.r.pieces[p], from); err != nil {
+			if err := w.take(&todo, w.pieces[p], from); err != nil {
 				return err
 			}
 		}
