@@ -134,12 +134,16 @@ func recordPages(t *testing.T, dev *disk.Disk, kb int) (pages, text []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.remove()
+	defer func() {
+		if err := in.remove(); err != nil {
+			t.Error(err)
+		}
+	}()
 	if err := in.configure(uint64(dev.Major())<<20|uint64(dev.Minor()), kb); err != nil {
 		t.Fatal(err)
 	}
 	if kb < 100 { // loses the oldest, which leaves its mark on a page
-		if err := in.write("options/overwrite", "1"); err != nil {
+		if err := in.write("trace_options", "overwrite"); err != nil {
 			t.Fatal(err)
 		}
 	}

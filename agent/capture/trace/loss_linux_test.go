@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/agent/capture/trace"
 	"github.com/leeward-dr/leeward/agent/disk"
@@ -223,6 +225,17 @@ func TestCountersOff(t *testing.T) {
 	if !strings.Contains(r.src.Guarantee(), "counters") {
 		t.Errorf("the guarantee hides that there is no cross-check: %s", r.src.Guarantee())
 	}
+}
+
+// A write into an instance that is being removed has crashed a kernel: while we have
+// it, nobody can remove it.
+func TestPinned(t *testing.T) {
+	r := newRig(t, trace.Options{})
+	if err := os.Remove(r.dir); !errors.Is(err, unix.EBUSY) {
+		t.Fatalf("removing a live instance: %v", err)
+	}
+	r.write(0, 4096)
+	r.takes(0)
 }
 
 func TestStaleInstancesGo(t *testing.T) {

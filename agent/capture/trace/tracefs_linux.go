@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,7 +46,17 @@ func readLayout(root string) (layout, error) {
 }
 
 // instance is a private set of ring buffers.
-type instance struct{ dir string }
+//
+// It is pinned from its making until right before its removal: an open tracing_on
+// holds a reference, so that nobody can remove it under a write. That matters: some
+// files of tracefs (all of options/, events/ on older kernels) take no reference
+// when they are opened, and a write to them that races with the removal of their
+// instance brings the kernel down. So nothing below options/ is ever written, the
+// pin is held over every other write, and removing is one rmdir and no write.
+type instance struct {
+	dir string
+	pin *os.File
+}
 
 // newInstance makes an instance that can be told to be this process's.
 func newInstance(root, name string) (*instance, error) {
@@ -55,9 +66,12 @@ func newInstance(root, name string) (*instance, error) {
 	}
 	// Random, because one process may follow a disk anew before the old source is closed.
 	full := fmt.Sprintf("%s%s_%08x-%d-%s", instanceMark, name, rand.Uint32(), os.Getpid(), born)
-	in := &instance{filepath.Join(root, "instances", full)}
+	in := &instance{dir: filepath.Join(root, "instances", full)}
 	if err := os.Mkdir(in.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make a tracing instance: %w", err)
+	}
+	if in.pin, err = os.Open(filepath.Join(in.dir, "tracing_on")); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin a tracing instance: %w", err), os.Remove(in.dir))
 	}
 	return in, nil
 }
@@ -78,8 +92,8 @@ func removeStale(root string) {
 		if born, err := bornAt(pid); err == nil && born == parts[len(parts)-1] {
 			continue
 		}
-		stale := instance{filepath.Join(root, "instances", e.Name())}
-		_ = stale.remove()
+		// Whoever uses it has it pinned: then this fails, which is right.
+		_ = unix.Rmdir(filepath.Join(root, "instances", e.Name()))
 	}
 }
 
@@ -120,8 +134,8 @@ func (in *instance) configure(dev uint64, bufferKB int) error {
 	}
 	// Drop what is new when full, so that a loss shows in a counter; do not spend
 	// time on names of tasks.
-	_ = in.write("options/record-cmd", "0")
-	if err := in.write("options/overwrite", "0"); err != nil {
+	_ = in.write("trace_options", "norecord-cmd")
+	if err := in.write("trace_options", "nooverwrite"); err != nil {
 		return err
 	}
 	filter := fmt.Sprintf(`dev == %d && nr_sector > 0 && !(rwbs ~ "R*")`, dev)
@@ -143,11 +157,25 @@ func (in *instance) resize(kb int) error {
 	}
 }
 
-// remove takes the instance out of the kernel.
+// removeWithin is how long an instance may be busy after the last of our own files
+// in it was closed: a child of this process holds them too between fork and exec.
+const removeWithin = 5 * time.Second
+
+// remove takes the instance out of the kernel, with whatever it records. All other
+// files in it must be closed. Events need not be switched off: the kernel does.
 func (in *instance) remove() error {
-	err := errors.Join(in.write("tracing_on", "0"), in.write(filepath.Join(eventPath, "enable"), "0"))
-	if rm := os.Remove(in.dir); rm != nil && !errors.Is(rm, os.ErrNotExist) {
-		return errors.Join(err, rm)
+	if in.pin != nil {
+		_ = in.pin.Close()
+		in.pin = nil
 	}
-	return nil
+	for end := time.Now().Add(removeWithin); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Rmdir(in.dir)
+		switch {
+		case err == nil, errors.Is(err, unix.ENOENT):
+			return nil
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EBUSY) && time.Now().Before(end):
+			continue
+		}
+		return fmt.Errorf("remove the tracing instance %s: %w", in.dir, err)
+	}
 }
