@@ -172,6 +172,9 @@ type Point struct {
 	Frozen      time.Duration
 	Listed      time.Time // when it was found complete
 	Machines    []PointMachine
+	// Skew is the time from the first machine that stood still to the last; 0 for one
+	// machine alone.
+	Skew time.Duration
 }
 
 // PointMachine is one machine of a recovery point with what is needed to build
@@ -186,6 +189,7 @@ type PointMachine struct {
 	Kernel   string
 	NICs     []string // "name mac"
 	Disks    []PointDisk
+	Frozen   time.Duration // of this machine, if a barrier said so
 }
 
 // PointDisk is one disk of a recovery point.

@@ -226,12 +226,12 @@ func (v *Vault) findPoint(ctx context.Context, id string) (key string, err error
 func pointRecord(p *Point) *format.Point {
 	r := &format.Point{
 		ID: p.ID, Group: p.Group, Time: p.Time.UnixNano(), Consistency: p.Consistency,
-		Frozen: int64(p.Frozen), Listed: unixNano(p.Listed),
+		Frozen: int64(p.Frozen), Listed: unixNano(p.Listed), Skew: int64(p.Skew),
 	}
 	for _, m := range p.Machines {
 		n := format.PointMachine{
 			Machine: m.Machine, Host: m.Host, CPUs: m.CPUs, Memory: m.Memory,
-			Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs,
+			Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs, Frozen: int64(m.Frozen),
 		}
 		for _, d := range m.Disks {
 			n.Disks = append(n.Disks, format.PointDisk{
@@ -246,12 +246,12 @@ func pointRecord(p *Point) *format.Point {
 func pointOf(r *format.Point) *Point {
 	p := &Point{
 		ID: r.ID, Group: r.Group, Time: time.Unix(0, r.Time).UTC(), Consistency: r.Consistency,
-		Frozen: time.Duration(r.Frozen), Listed: fromNano(r.Listed),
+		Frozen: time.Duration(r.Frozen), Listed: fromNano(r.Listed), Skew: time.Duration(r.Skew),
 	}
 	for _, m := range r.Machines {
 		n := PointMachine{
 			Machine: m.Machine, Host: m.Host, CPUs: m.CPUs, Memory: m.Memory,
-			Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs,
+			Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs, Frozen: time.Duration(m.Frozen),
 		}
 		for _, d := range m.Disks {
 			n.Disks = append(n.Disks, PointDisk{

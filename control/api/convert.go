@@ -12,12 +12,12 @@ import (
 func PointOf(p *vault.Point) Point {
 	out := Point{
 		ID: p.ID, Group: p.Group, Time: p.Time.UTC(), Consistency: p.Consistency,
-		FrozenSeconds: p.Frozen.Seconds(), Listed: p.Listed.UTC(),
+		FrozenSeconds: p.Frozen.Seconds(), SkewSeconds: p.Skew.Seconds(), Listed: p.Listed.UTC(),
 	}
 	for _, m := range p.Machines {
 		pm := PointMachine{
 			Machine: m.Machine, Host: m.Host, CPUs: m.CPUs, MemoryBytes: m.Memory,
-			Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs,
+			Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs, Frozen: m.Frozen.Seconds(),
 		}
 		for _, d := range m.Disks {
 			pm.Disks = append(pm.Disks, PointDisk{

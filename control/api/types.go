@@ -89,6 +89,7 @@ type Point struct {
 	Time          time.Time      `json:"time"` // of the cut
 	Consistency   string         `json:"consistency"`
 	FrozenSeconds float64        `json:"frozen_seconds"`
+	SkewSeconds   float64        `json:"skew_seconds,omitempty"` // of a group: from the first machine that stood still to the last
 	Listed        time.Time      `json:"listed"`
 	Machines      []PointMachine `json:"machines"`
 }
@@ -103,6 +104,7 @@ type PointMachine struct {
 	OS          string      `json:"os,omitempty"`
 	Kernel      string      `json:"kernel,omitempty"`
 	NICs        []string    `json:"nics,omitempty"`
+	Frozen      float64     `json:"frozen_seconds,omitempty"` // of a group's machine
 	Disks       []PointDisk `json:"disks"`
 }
 

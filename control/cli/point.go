@@ -200,6 +200,12 @@ func (a *app) pointShow(ctx context.Context, f *vaultFlags, id string) error {
 		row(w, "time", stamp(p.Time))
 		row(w, "consistency", p.Consistency)
 		row(w, "frozen", fmt.Sprintf("%.1f ms", p.FrozenSeconds*1000))
+		if len(p.Machines) > 1 {
+			row(w, "skew", fmt.Sprintf("%.1f ms", p.SkewSeconds*1000))
+			for _, m := range p.Machines {
+				row(w, "frozen "+m.Machine, fmt.Sprintf("%.1f ms", m.Frozen*1000))
+			}
+		}
 		row(w, "listed", stamp(p.Listed))
 		flush(w)
 		fmt.Fprintln(w)

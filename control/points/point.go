@@ -32,12 +32,12 @@ func (p *pending) point() *vault.Point {
 	m := p.marker
 	out := &vault.Point{
 		ID: m.ID, Group: m.Group, Time: time.Unix(0, m.Time).UTC(),
-		Consistency: string(m.Consistency), Frozen: time.Duration(m.Frozen),
+		Consistency: string(m.Consistency), Frozen: time.Duration(m.Frozen), Skew: time.Duration(m.Skew),
 	}
 	for _, k := range m.Members {
 		pm := vault.PointMachine{
 			Machine: k.Machine, Host: k.Facts.Host, CPUs: k.Facts.CPUs, Memory: k.Facts.Memory,
-			Firmware: k.Facts.Firmware, OS: k.Facts.OS, Kernel: k.Facts.Kernel, NICs: k.Facts.NICs,
+			Firmware: k.Facts.Firmware, OS: k.Facts.OS, Kernel: k.Facts.Kernel, NICs: k.Facts.NICs, Frozen: time.Duration(k.Frozen),
 		}
 		for _, d := range k.Disks {
 			c := p.cuts[vault.DiskID{Machine: k.Machine, Disk: d.Disk}]

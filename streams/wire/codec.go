@@ -51,6 +51,9 @@ func decode[M message](b []byte, m M) (M, error) {
 		return nil, err
 	}
 	r := &reader{b: b}
+	if mk, ok := any(m).(*Marker); ok && len(b) > 0 && b[0] == msgpcode.FixedArrayLow|9 {
+		mk.Took = 1 // of the longer form, until it is read
+	}
 	r.fields(m.elements())
 	r.u8()
 	m.setVersion()

@@ -1,6 +1,22 @@
 package wire
 
-func (m *Marker) elements() int { return 7 }
+import (
+	"slices"
+
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
+)
+
+// elements is 9 for the marker of a barrier, which says how the barrier went.
+func (m *Marker) elements() int {
+	if m.barrier() {
+		return 9
+	}
+	return 7
+}
+
+func (m *Marker) barrier() bool {
+	return m.Skew != 0 || m.Took != 0 || slices.ContainsFunc(m.Members, func(k Member) bool { return k.Frozen != 0 })
+}
 
 func (m *Marker) size() int {
 	n := roomy
@@ -19,13 +35,18 @@ func (m *Marker) write(b []byte) []byte {
 	b = addText(b, string(m.Consistency))
 	b = addInt(b, m.Frozen)
 	b = addArray(b, len(m.Members))
+	long := m.barrier()
 	for i := range m.Members {
-		b = m.Members[i].write(b)
+		b = m.Members[i].write(b, long)
+	}
+	if long {
+		b = addInt(addInt(b, m.Skew), m.Took)
 	}
 	return b
 }
 
 func (m *Marker) read(r *reader) {
+	long := r.b[0] == msgpcode.FixedArrayLow|9
 	m.ID, m.Group = r.text(), r.text()
 	m.Time, m.Consistency, m.Frozen = r.i64(), Consistency(r.text()), r.i64()
 	if n := r.array(MaxMembers, 11); n > 0 {
@@ -33,13 +54,22 @@ func (m *Marker) read(r *reader) {
 	}
 	disks := MaxMembers
 	for i := range m.Members {
-		m.Members[i].read(r, disks)
+		m.Members[i].read(r, disks, long)
 		disks -= len(m.Members[i].Disks)
+	}
+	if long {
+		if m.Skew, m.Took = r.i64(), r.i64(); r.err == nil && !m.barrier() {
+			r.fail("a barrier's marker that says nothing of it")
+		}
 	}
 }
 
-func (k *Member) write(b []byte) []byte {
-	b = addText(addArray(b, 3), k.Machine)
+func (k *Member) write(b []byte, long bool) []byte {
+	n := 3
+	if long {
+		n = 4
+	}
+	b = addText(addArray(b, n), k.Machine)
 	f := &k.Facts
 	b = addText(addArray(b, 7), f.Host)
 	b = addUint(b, uint64(f.CPUs))
@@ -60,12 +90,19 @@ func (k *Member) write(b []byte) []byte {
 		b = addBool(b, d.Frozen)
 		b = addText(b, d.Note)
 	}
+	if long {
+		b = addInt(b, k.Frozen)
+	}
 	return b
 }
 
 // read reads a member with at most disks disks.
-func (k *Member) read(r *reader, disks int) {
-	r.fields(3)
+func (k *Member) read(r *reader, disks int, long bool) {
+	if long {
+		r.fields(4)
+	} else {
+		r.fields(3)
+	}
 	k.Machine = r.text()
 	f := &k.Facts
 	r.fields(7)
@@ -86,6 +123,9 @@ func (k *Member) read(r *reader, disks int) {
 		d.Disk = r.text()
 		d.Epoch, d.Number, d.Size = r.u64(), r.u64(), r.u64()
 		d.Frozen, d.Note = r.bool(), r.text()
+	}
+	if long {
+		k.Frozen = r.i64()
 	}
 }
 

@@ -17,6 +17,9 @@ import (
 // second opinion on the hand-written code.
 func TestLibraryReadsTheSame(t *testing.T) {
 	for name, m := range samples() {
+		if name == "marker-barrier" {
+			continue // the longer form of a marker is not in the tags
+		}
 		t.Run(name, func(t *testing.T) {
 			b, err := encodeAny(t, m)
 			if err != nil {
@@ -116,6 +119,9 @@ func drawMarker(t *rapid.T) any {
 			})
 		}
 		m.Members = append(m.Members, k)
+	}
+	if rapid.Bool().Draw(t, "barrier") {
+		m.Skew, m.Took, m.Members[0].Frozen = draw(t, rapid.Int64()), draw(t, rapid.Int64()), draw(t, rapid.Int64())
 	}
 	return m
 }

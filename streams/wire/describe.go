@@ -50,7 +50,8 @@ var shapes = [...]struct {
 	describe     func([]byte) (any, error)
 }{
 	{"leeward.changes.", "leeward.tap.changes.", (*Change)(nil).elements(), describer(DecodeChange, viewChange)},
-	{"leeward.markers.", "", (*Marker)(nil).elements(), describer(DecodeMarker, viewMarker)},
+	{"leeward.markers.", "", new(Marker).elements(), describer(DecodeMarker, viewMarker)},
+	{"leeward.markers.", "", (&Marker{Took: 1}).elements(), describer(DecodeMarker, viewMarker)},
 	{"leeward.receipts.", "", (*Receipt)(nil).elements(), describer(DecodeReceipt, viewReceipt)},
 	{"leeward.events.", "", (*Event)(nil).elements(), describer(DecodeEvent, viewEvent)},
 	{"leeward.sums.", "", (*SumsRequest)(nil).elements(), describer(DecodeSumsRequest, viewSumsRequest)},
@@ -111,6 +112,8 @@ type markerView struct {
 	Time        string      `json:"time"`
 	Consistency Consistency `json:"consistency"`
 	Frozen      string      `json:"frozen"`
+	Skew        string      `json:"skew,omitempty"`
+	Took        string      `json:"took,omitempty"`
 	Members     []Member    `json:"members"`
 }
 
@@ -168,10 +171,14 @@ func viewChange(m *Change) changeView {
 }
 
 func viewMarker(m *Marker) markerView {
-	return markerView{
+	v := markerView{
 		Message: "marker", ID: m.ID, Group: m.Group, Time: clock(m.Time),
 		Consistency: m.Consistency, Frozen: time.Duration(m.Frozen).String(), Members: m.Members,
 	}
+	if m.barrier() {
+		v.Skew, v.Took = time.Duration(m.Skew).String(), time.Duration(m.Took).String()
+	}
+	return v
 }
 
 func viewReceipt(m *Receipt) receiptView {

@@ -25,6 +25,8 @@
 //	extent         start count kind
 //	cut            point group time consistency size
 //	member         machine facts disks
+//	(barrier)      a marker of a barrier has two elements more, skew and took, and its
+//	               members one more, frozen; one of them at least is not 0
 //	facts          host cpus memory firmware os kernel nics
 //	disk of member disk epoch number size frozen note
 //

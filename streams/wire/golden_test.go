@@ -53,6 +53,13 @@ func samples() map[string]any {
 				Disks: []DiskCut{{Disk: "vda", Epoch: 3, Number: 4, Size: 64 << 30, Frozen: true, Note: "loose"}, {Disk: "vdb", Epoch: 1, Number: 9, Size: 4096}},
 			}},
 		},
+		"marker-barrier": &Marker{
+			Version: Version, ID: "p2", Group: "shop", Time: 1_700_000_001_000_000_000, Consistency: App, Frozen: 9_000_000, Skew: 1_234_567, Took: 890_000_000,
+			Members: []Member{
+				{Machine: "db-1", Disks: []DiskCut{{Disk: "vda", Epoch: 3, Number: 4, Size: 64 << 30, Frozen: true}}, Frozen: 9_000_000},
+				{Machine: "db-2", Disks: []DiskCut{{Disk: "vda", Epoch: 1, Number: 9, Size: 4096, Frozen: true}}, Frozen: 8_000_000},
+			},
+		},
 		"receipt": &Receipt{
 			Version: Version, Machine: "db-1", Disk: "vda", Epoch: 3, Number: 4, Hash: HashOf([]byte("link")), BaseEpoch: 2, BaseNumber: 4700,
 			Size: 64 << 30, Digest: HashOf([]byte("disk")), Resend: true, Reason: "links 5 to 7 are missing", Time: 1_700_000_002_000_000_000,

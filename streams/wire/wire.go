@@ -177,6 +177,10 @@ type Marker struct {
 	Consistency Consistency
 	Frozen      int64 // longest freeze of a member, nanoseconds; 0 if nothing was frozen
 	Members     []Member
+	// Of a barrier, both 0 for a machine that cut alone; nanoseconds. Libraries that go
+	// by the tags read only the shorter form.
+	Skew int64 `msgpack:"-"` // from the first member that stood still to the last
+	Took int64 `msgpack:"-"` // from the request to the last member's cut
 }
 
 // Member is one machine of a Marker.
@@ -186,6 +190,8 @@ type Member struct {
 	Machine string    `json:"machine"`
 	Facts   Facts     `json:"facts"`
 	Disks   []DiskCut `json:"disks"` // in the machine's boot order
+	// Frozen is how long this member stood still, nanoseconds; only of a barrier.
+	Frozen int64 `json:"frozen,omitempty" msgpack:"-"`
 }
 
 // Facts is what is needed to build a machine like the protected one.

@@ -74,7 +74,8 @@
 //
 // # Point
 //
-//	point     "LWPOINT\n" | version u16 | salt [32] | sealed msgpack array, see Point
+//	point     "LWPOINT\n" | version u16 | salt [32] | sealed msgpack array, see Point; without its last element, Skew, and its machines without
+//	                        theirs, Frozen, when all of those are 0
 //
 //	pin       "LWPIN\r\n\x00" | version u16 | salt [32] | sealed msgpack array, see Pin
 //

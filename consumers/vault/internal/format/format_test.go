@@ -97,6 +97,13 @@ func point() *Point {
 	}
 }
 
+func groupPoint() *Point {
+	p := point()
+	p.Machines = append(p.Machines, PointMachine{Machine: "db2", Disks: []PointDisk{{Disk: "sda", Epoch: 1, Number: 2, Size: 4096}}, Frozen: 7})
+	p.Skew, p.Machines[0].Frozen = 1234567, 8
+	return p
+}
+
 func slot() *Slot {
 	s := &Slot{ID: "abc", Kind: SlotPassphrase, Time: 3, Memory: 65536, Threads: 4, Salt: pattern(9)}
 	copy(s.Wrapped[:], bytes.Repeat([]byte("w"), WrappedSize))
@@ -122,6 +129,7 @@ func TestGolden(t *testing.T) {
 	golden(t, "trailer", ok(EncodeTrailer(trailer())))
 	golden(t, "point-header", AppendPointHeader(nil, pattern(1)))
 	golden(t, "point", ok(EncodePoint(point())))
+	golden(t, "point-group", ok(EncodePoint(groupPoint())))
 	golden(t, "slot", ok(EncodeSlot(slot())))
 	golden(t, "slot-context", slot().Context())
 	golden(t, "disk-key", EncodeDiskKey([WrappedSize]byte{1, 2, 3}))
@@ -135,6 +143,9 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if got, err := DecodePoint(ok(EncodePoint(point()))); err != nil || !reflect.DeepEqual(got, point()) {
 		t.Errorf("point: %+v, %v", got, err)
+	}
+	if got, err := DecodePoint(ok(EncodePoint(groupPoint()))); err != nil || !reflect.DeepEqual(got, groupPoint()) {
+		t.Errorf("point of a group: %+v, %v", got, err)
 	}
 	if got, err := DecodeSlot(ok(EncodeSlot(slot()))); err != nil || !reflect.DeepEqual(got, slot()) {
 		t.Errorf("slot: %+v, %v", got, err)

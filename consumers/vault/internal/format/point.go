@@ -1,6 +1,11 @@
 package format
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/vmihailenco/msgpack/v5"
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
+)
 
 const pointMagic = "LWPOINT\n"
 
@@ -25,6 +30,7 @@ type Point struct {
 	Frozen      int64 // nanoseconds
 	Listed      int64
 	Machines    []PointMachine
+	Skew        int64 // nanoseconds; of a barrier over several machines, like PointMachine.Frozen
 }
 
 // PointMachine is one machine of a Point.
@@ -40,6 +46,76 @@ type PointMachine struct {
 	Kernel   string
 	NICs     []string
 	Disks    []PointDisk
+	Frozen   int64 // nanoseconds
+}
+
+// alone is the record of a point without a barrier: what a barrier says is not
+// written where it says nothing.
+type alone struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+
+	ID          string
+	Group       string
+	Time        int64
+	Consistency string
+	Frozen      int64
+	Listed      int64
+	Machines    []aloneMachine
+}
+
+type aloneMachine struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+
+	Machine  string
+	Host     string
+	CPUs     uint32
+	Memory   uint64
+	Firmware string
+	OS       string
+	Kernel   string
+	NICs     []string
+	Disks    []PointDisk
+}
+
+type barrier Point // without the methods below
+
+// DecodeMsgpack reads either form.
+func (p *Point) DecodeMsgpack(d *msgpack.Decoder) error {
+	c, err := d.PeekCode()
+	if err != nil {
+		return err
+	}
+	if c != msgpcode.FixedArrayLow|7 {
+		return d.Decode((*barrier)(p))
+	}
+	var a alone
+	if err := d.Decode(&a); err != nil {
+		return err
+	}
+	*p = Point{ID: a.ID, Group: a.Group, Time: a.Time, Consistency: a.Consistency, Frozen: a.Frozen, Listed: a.Listed}
+	for _, m := range a.Machines {
+		p.Machines = append(p.Machines, PointMachine{
+			Machine: m.Machine, Host: m.Host, CPUs: m.CPUs, Memory: m.Memory, Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs, Disks: m.Disks,
+		})
+	}
+	return nil
+}
+
+// EncodeMsgpack writes the shorter form of a point without a barrier. Readers take
+// both, and elements that are not there for 0.
+func (p *Point) EncodeMsgpack(e *msgpack.Encoder) error {
+	said := p.Skew != 0
+	a := alone{ID: p.ID, Group: p.Group, Time: p.Time, Consistency: p.Consistency, Frozen: p.Frozen, Listed: p.Listed}
+	for _, m := range p.Machines {
+		said = said || m.Frozen != 0
+		a.Machines = append(a.Machines, aloneMachine{
+			Machine: m.Machine, Host: m.Host, CPUs: m.CPUs, Memory: m.Memory, Firmware: m.Firmware, OS: m.OS, Kernel: m.Kernel, NICs: m.NICs, Disks: m.Disks,
+		})
+	}
+	if said {
+		return e.Encode((*barrier)(p))
+	}
+	return e.Encode(&a)
 }
 
 // PointDisk is one disk of a Point.
