@@ -15,5 +15,12 @@
 //   - A failed Put may still have happened. Who needs to know looks.
 //   - Get and List see an object as soon as Put has returned to anybody.
 //
-// This package never retries, caches or looks into an object.
+// A place that cannot be reached answers ErrAway. It never says that an object is not
+// there when it cannot know.
+//
+// Two wrappers belong to the contract. Retry repeats what failed for a while, and
+// tells a put of its own that took effect from somebody else's. AppendOnly takes the
+// right to delete away: what a process server gets.
+//
+// This package never caches, and looks into an object only to tell whose it is.
 package store

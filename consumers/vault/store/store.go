@@ -20,7 +20,35 @@ var (
 	ErrKey = errors.New("bad key")
 	// ErrFull means that the place has no room left.
 	ErrFull = errors.New("no space left")
+	// ErrAway means that the place itself cannot be reached: not mounted, no network.
+	// It says nothing about what is in there.
+	ErrAway = errors.New("the store is away")
+	// ErrBusy means that the place refused for now: it throttles, or has trouble of
+	// its own. See BusyError.
+	ErrBusy = errors.New("the store is busy")
+	// ErrKept means that an object may not be deleted yet: a period of immutability or
+	// a legal hold keeps it. Deleting others may go on.
+	ErrKept = errors.New("kept by the store")
+	// ErrDenied means that the rights in use do not allow the operation.
+	ErrDenied = errors.New("not allowed")
+	// ErrLost means that the object was there and that too little of it is left.
+	ErrLost = errors.New("lost")
 )
+
+// BusyError is an ErrBusy of a store that says when to come back.
+type BusyError struct {
+	After time.Duration // 0: not said
+	Err   error
+}
+
+// Error returns what the store said.
+func (e *BusyError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what the store said.
+func (e *BusyError) Unwrap() error { return e.Err }
+
+// Is makes every BusyError an ErrBusy.
+func (e *BusyError) Is(target error) bool { return target == ErrBusy }
 
 // Info is what a store knows about an object without reading it.
 type Info struct {
@@ -46,15 +74,36 @@ type Store interface {
 	// List calls yield for every object whose key starts with prefix, in ascending
 	// order of the keys' bytes, until yield returns an error, which List returns.
 	List(ctx context.Context, prefix string, yield func(Info) error) error
-	// Delete removes an object, and returns nil if it is gone already.
+	// Delete removes an object, and returns nil if it is gone already. It returns
+	// ErrKept if the object is too young to go, ErrDenied without the right.
 	Delete(ctx context.Context, key string) error
 }
 
 // Syncer is implemented by stores where an object can be seen before it is
 // durable: when the writer died inside Put.
 type Syncer interface {
-	// Sync returns when every object that List shows under prefix is durable.
+	// Sync returns when every object that List shows under prefix is durable, and
+	// will stay the one it is.
 	Sync(ctx context.Context, prefix string) error
+}
+
+// Repairer is implemented by stores that hold more than they need and can heal
+// themselves from it.
+type Repairer interface {
+	// Repair looks at every byte and calls report, one call at a time, for all that is
+	// not as it should be. With write it puts right what can be. It returns an error
+	// only if it could not look at everything.
+	Repair(ctx context.Context, write bool, report func(Finding)) error
+}
+
+// Finding is one thing that a Repairer found.
+type Finding struct {
+	Key   string // of the object; empty: a whole place
+	Where string // URL of the place
+	What  string // is wrong
+	Fixed bool   // it is not wrong any more
+	Lost  bool   // nothing here can put it right
+	Try   string // what the operator can do, if there is anything
 }
 
 // MaxKey is the longest key in bytes.

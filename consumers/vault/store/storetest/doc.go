@@ -1,6 +1,7 @@
 // Package storetest holds what tests of stores and of their users share: Run, the
-// conformance kit that every store passes, and Mem, a store in memory that fails when
-// it is told to.
+// conformance kit that every store passes, RunRepair for those that heal themselves,
+// and two stores that fail when they are told to: Mem, in memory, and Faulty, in front
+// of another.
 //
 // It is never part of a program.
 package storetest

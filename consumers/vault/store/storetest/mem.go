@@ -25,6 +25,8 @@ type Fault struct {
 	Err   error         // it fails with this
 	Done  bool          // with Err: it fails although it took effect
 	Torn  int           // with Err, for put: as Done, but with so many bytes only; no store may do this
+	Short int           // for get: so many bytes fewer, and no error; no store may do this
+	Flip  bool          // for get: one bit is wrong; no store may do this
 }
 
 // Mem is a store in memory.
@@ -178,7 +180,14 @@ func (m *Mem) Get(ctx context.Context, key string, off, n int64) ([]byte, error)
 	if err != nil {
 		return nil, m.failed("get", key, err)
 	}
-	return bytes.Clone(o.data[start : start+count]), m.failed("get", key, f.Err)
+	if f.Err != nil {
+		return nil, m.failed("get", key, f.Err)
+	}
+	b := bytes.Clone(o.data[start : start+count])
+	if f.Flip && len(b) > 0 {
+		b[len(b)/2] ^= 1
+	}
+	return b[:max(0, len(b)-f.Short)], nil
 }
 
 // Stat implements store.Store.

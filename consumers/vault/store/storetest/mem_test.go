@@ -12,6 +12,10 @@ func TestMemConforms(t *testing.T) {
 	Run(t, func(*testing.T) store.Store { return NewMem() })
 }
 
+func TestMemConformsInBadWeather(t *testing.T) {
+	RunFaulty(t, func(*testing.T) store.Store { return NewMem() })
+}
+
 func TestFaults(t *testing.T) {
 	broken := errors.New("broken")
 	m := NewMem()

@@ -31,8 +31,101 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		"visible":  testVisible,
 		"url":      testURL,
 		"prefixes": testPrefixIsDirectory,
+		"one name": testOneName,
+		"many":     testMany,
+		"sync":     testSync,
+		"append":   testAppendOnly,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+	}
+}
+
+// RunFaulty runs the kit while a tenth of all operations fail, with and without having
+// taken effect, and store.Retry is all that stands between.
+func RunFaulty(t *testing.T, open func(t *testing.T) store.Store) {
+	Run(t, func(t *testing.T) store.Store {
+		seed := uint64(len(t.Name())) // of its own for every test, and the same every time
+		return store.Retry(NewFaulty(open(t), Weather(seed, 10)), store.Policy{Tries: 12, Base: time.Millisecond, Max: 20 * time.Millisecond})
+	})
+}
+
+// testOneName lets all writers put one key at the same moment.
+func testOneName(t *testing.T, s store.Store) {
+	const writers = 6
+	for round := range 5 {
+		key := fmt.Sprintf("one/%d", round)
+		start := make(chan struct{})
+		errs := make([]error, writers)
+		var wg sync.WaitGroup
+		for w := range writers {
+			wg.Go(func() {
+				<-start
+				errs[w] = s.Put(t.Context(), key, bytes.Repeat([]byte{byte(w)}, 5000+w))
+			})
+		}
+		close(start)
+		wg.Wait()
+		var won []int
+		for w, err := range errs {
+			if err == nil {
+				won = append(won, w)
+			} else if !errors.Is(err, store.ErrExists) {
+				t.Errorf("writer %d: %v", w, err)
+			}
+		}
+		if len(won) != 1 {
+			t.Fatalf("round %d: winners %v, want one", round, won)
+		}
+		b, err := s.Get(t.Context(), key, 0, -1)
+		if err != nil || !bytes.Equal(b, bytes.Repeat([]byte{byte(won[0])}, 5000+won[0])) {
+			t.Errorf("round %d: %d bytes, not the winner's: %v", round, len(b), err)
+		}
+	}
+}
+
+// testMany makes lists longer than a page.
+func testMany(t *testing.T, s store.Store) {
+	const n = 60
+	var wg sync.WaitGroup
+	for w := range 6 {
+		wg.Go(func() {
+			for i := w; i < n; i += 6 {
+				key := fmt.Sprintf("m/%d/%03d", i%3, i)
+				if err := s.Put(t.Context(), key, []byte(key)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got := keys(t, s, "m/"); len(got) != n || !slices.IsSorted(got) {
+		t.Errorf("%d keys, sorted: %v", len(got), slices.IsSorted(got))
+	}
+	if got := keys(t, s, "m/1/"); len(got) != n/3 {
+		t.Errorf("%d keys below m/1/", len(got))
+	}
+}
+
+func testSync(t *testing.T, s store.Store) {
+	put(t, s, "s/x", "1")
+	for _, prefix := range []string{"", "s/", "none/"} {
+		if err := store.Sync(t.Context(), s, prefix); err != nil {
+			t.Errorf("sync %q: %v", prefix, err)
+		}
+	}
+}
+
+func testAppendOnly(t *testing.T, s store.Store) {
+	a := store.AppendOnly(s)
+	put(t, a, "a/x", "1")
+	if err := a.Delete(t.Context(), "a/x"); !errors.Is(err, store.ErrDenied) {
+		t.Errorf("delete: %v, want ErrDenied", err)
+	}
+	if err := a.Delete(t.Context(), "../x"); !errors.Is(err, store.ErrKey) {
+		t.Errorf("delete: %v, want ErrKey", err)
+	}
+	if b, err := a.Get(t.Context(), "a/x", 0, -1); err != nil || string(b) != "1" {
+		t.Errorf("%q, %v", b, err)
 	}
 }
 
