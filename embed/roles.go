@@ -52,10 +52,10 @@ func permit(r Role, key string) *permissions {
 		lease := "KV_" + streams.Leases
 		p := &permissions{
 			Publish: subjects{Allow: []string{
-				"leeward.changes.>", "leeward.markers.>", "leeward.events.>", "leeward.sums.>",
+				"leeward.changes.>", "leeward.markers.>", "leeward.events.>", "leeward.sums.>", "leeward.barrier.*.report", "leeward.policy.*.ask",
 				"$KV." + streams.Leases + ".>", "$JS.API.INFO", whoami,
 			}},
-			Subscribe: subjects{Allow: []string{inbox, "leeward.receipts.>", "leeward.markers.>"}},
+			Subscribe: subjects{Allow: []string{inbox, "leeward.receipts.>", "leeward.markers.>", "leeward.barrier.*.order", "leeward.policy.*.set"}},
 		}
 		// No consumers: a push consumer could be told to deliver anywhere.
 		for _, s := range []string{streams.Changes, streams.Receipts, streams.Markers, lease} {

@@ -51,12 +51,12 @@ func TestWhoMayPublish(t *testing.T) {
 	yes, no := map[Role][]string{}, map[Role][]string{}
 	yes[Operator] = []string{change, receipt, "leeward.markers.g", "leeward.events.m.k", lease, "$JS.API.STREAM.PURGE.X", "anything.else"}
 	yes[Agent] = []string{
-		change, "leeward.markers.g", "leeward.events.m.k", "leeward.sums.01.m.d", lease,
+		change, "leeward.markers.g", "leeward.events.m.k", "leeward.sums.01.m.d", lease, "leeward.barrier.m.report", "leeward.policy.m.ask",
 		"$JS.API.STREAM.INFO.CHANGES", "$JS.API.STREAM.INFO.RECEIPTS", "$JS.API.STREAM.INFO.KV_LEEWARD_LEASES",
 		"$JS.API.DIRECT.GET.RECEIPTS." + receipt, "$JS.API.DIRECT.GET.CHANGES." + change, "$JS.API.DIRECT.GET.KV_LEEWARD_LEASES." + lease,
 	}
 	no[Agent] = []string{
-		receipt, "leeward.tap.changes.01.m.d", "leeward.other", "anything.else", "_INBOX.x", "$KV.OTHER.x", "$SYS.REQ.SERVER.PING",
+		receipt, "leeward.barrier.m.order", "leeward.policy.m.set", "leeward.tap.changes.01.m.d", "leeward.other", "anything.else", "_INBOX.x", "$KV.OTHER.x", "$SYS.REQ.SERVER.PING",
 		"$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.DELETE.CHANGES", "$JS.API.STREAM.PURGE.CHANGES", "$JS.API.STREAM.UPDATE.CHANGES",
 		"$JS.API.STREAM.MSG.DELETE.CHANGES", "$JS.API.CONSUMER.CREATE.CHANGES.x", "$JS.API.CONSUMER.CREATE.RECEIPTS.x", "$JS.API.CONSUMER.DURABLE.CREATE.CHANGES.x",
 		"$JS.API.CONSUMER.MSG.NEXT.CHANGES.process-01", "$JS.API.CONSUMER.DELETE.CHANGES.process-01", "$JS.API.CONSUMER.CREATE.KV_LEEWARD_LEASES.x",
@@ -67,7 +67,7 @@ func TestWhoMayPublish(t *testing.T) {
 		"$JS.API.DIRECT.GET.KV_LEEWARD_LEASES." + lease,
 	}
 	no[Tap] = []string{
-		change, receipt, "leeward.markers.g", "leeward.events.m.k", "leeward.sums.01.m.d", lease, "anything.else", "_INBOX.x", "leeward.tap.changes.01.m.d", "$SYS.REQ.SERVER.PING",
+		"leeward.barrier.m.order", "leeward.barrier.m.report", change, receipt, "leeward.markers.g", "leeward.events.m.k", "leeward.sums.01.m.d", lease, "anything.else", "_INBOX.x", "leeward.tap.changes.01.m.d", "$SYS.REQ.SERVER.PING",
 		"$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.DELETE.EVENTS", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.UPDATE.EVENTS", "$JS.API.STREAM.MSG.DELETE.EVENTS",
 		"$JS.API.STREAM.MSG.GET.CHANGES", "$JS.API.DIRECT.GET.CHANGES." + change, "$JS.API.CONSUMER.CREATE.CHANGES.x", "$JS.API.CONSUMER.MSG.NEXT.CHANGES.process-01",
 		"$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.x", "$JS.API.CONSUMER.DELETE.EVENTS.x", "$JS.API.CONSUMER.DELETE.MARKERS.control-markers", "$JS.API.CONSUMER.PAUSE.EVENTS.x",
@@ -96,8 +96,8 @@ func TestWhoMaySubscribe(t *testing.T) {
 	own := func(r Role) string { return bus.InboxPrefix(s.keys[r]) + ".x.y" }
 	yes, no := map[Role][]string{}, map[Role][]string{}
 	yes[Operator] = []string{">", "leeward.>", "leeward.changes.>", own(Agent)}
-	yes[Agent] = []string{receipt, "leeward.receipts.>", "leeward.markers.g", own(Agent)}
-	no[Agent] = []string{change, "leeward.changes.>", "leeward.>", ">", "leeward.tap.>", "leeward.events.>", "leeward.sums.01.m.d", "_INBOX.>", own(Operator), own(Tap), "$KV.>", "$JS.>", "leeward.*.m.d"}
+	yes[Agent] = []string{receipt, "leeward.receipts.>", "leeward.markers.g", "leeward.barrier.m.order", "leeward.policy.m.set", own(Agent)}
+	no[Agent] = []string{"leeward.barrier.m.report", "leeward.policy.m.ask", change, "leeward.changes.>", "leeward.>", ">", "leeward.tap.>", "leeward.events.>", "leeward.sums.01.m.d", "_INBOX.>", own(Operator), own(Tap), "$KV.>", "$JS.>", "leeward.*.m.d"}
 	yes[Tap] = []string{"leeward.>", receipt, "leeward.tap.>", "leeward.events.>", own(Tap)}
 	no[Tap] = []string{change, "leeward.changes.>", "leeward.sums.>", "leeward.sums.01.m.d", ">", "*.>", "_INBOX.>", own(Agent), "$JS.>", "$KV.>", "$SYS.>"}
 	for _, r := range roles {

@@ -8,6 +8,10 @@
 //	leeward.markers.<group>                       MARKERS   agents            control, agents of the group
 //	leeward.receipts.<machine>.<disk>             RECEIPTS  process servers   the disk's agent, control
 //	leeward.events.<machine>.<kind>               EVENTS    everybody         operators
+//	leeward.barrier.<machine>.order               -         control           the machine's agent
+//	leeward.barrier.<machine>.report              -         the agent         control
+//	leeward.policy.<machine>.set                  -         control           the machine's agent
+//	leeward.policy.<machine>.ask                  -         the agent         control
 //	leeward.sums.<partition>.<machine>.<disk>     -         agents (request)  process servers (reply)
 //
 // A partition is two decimal digits, 00 to 63; Partition computes it from the

@@ -47,6 +47,26 @@ func SumsPartition(p int) string { return fmt.Sprintf("%s.sums.%02d.>", root, p)
 // MarkersSubject is the shared subject of a group of machines.
 func MarkersSubject(group string) string { return root + ".markers." + group }
 
+// BarrierOrder is where the coordinator of a barrier tells a machine what to do
+// (see package producers/markers). Orders and answers are
+// plain NATS: what is said means nothing later.
+func BarrierOrder(machine string) string { return root + ".barrier." + machine + ".order" }
+
+// BarrierReport is where a machine of a barrier answers.
+func BarrierReport(machine string) string { return root + ".barrier." + machine + ".report" }
+
+// BarrierReports matches the answers of all machines.
+const BarrierReports = root + ".barrier.*.report"
+
+// PolicySet is where control tells an agent the policy of its machine.
+func PolicySet(machine string) string { return root + ".policy." + machine + ".set" }
+
+// PolicyAsk is where an agent asks for the policy of its machine.
+func PolicyAsk(machine string) string { return root + ".policy." + machine + ".ask" }
+
+// PolicyAsks matches the questions of all agents.
+const PolicyAsks = root + ".policy.*.ask"
+
 // ReceiptsSubject is where the process server says what the vault holds of a disk.
 func ReceiptsSubject(machine, disk string) string {
 	return root + ".receipts." + machine + "." + disk
