@@ -21,6 +21,8 @@ var (
 	ErrPartition = errors.New("is a partition, not a whole disk")
 	// ErrNotDisk means the path is neither a block device nor a regular file.
 	ErrNotDisk = errors.New("is neither a block device nor a regular file")
+	// ErrReplaced means that the device is gone or that another disk is in its place.
+	ErrReplaced = errors.New("is not the disk that was opened")
 	// ErrTooSmall means the disk has less than MinSize bytes.
 	ErrTooSmall = errors.New("is too small to be a disk")
 )
@@ -41,6 +43,7 @@ type info struct {
 	backing      string
 	name         string // kernel name, "sda"
 	rotational   bool
+	sequence     string // the kernel's number of this disk, "" if it has none
 }
 
 // Open opens a whole disk or an image file for reading. It needs no more than
@@ -77,6 +80,20 @@ func (d *Disk) CurrentSize() (uint64, error) {
 		return 0, fmt.Errorf("ask for the size of %s: %w", d.path, err)
 	}
 	return uint64(n), nil
+}
+
+// Sequence is the number that the kernel gave to this disk: another disk, or other
+// contents, at the same device number has another one. Empty for image files and on
+// kernels that have none.
+func (d *Disk) Sequence() string { return d.info.sequence }
+
+// Present returns ErrReplaced, with what was and what is, if the device is gone or
+// another disk is there under its number. It costs one or two small reads.
+func (d *Disk) Present() error {
+	if !d.info.block {
+		return nil
+	}
+	return d.present()
 }
 
 // IsBlock says whether this is a block device (else an image file).

@@ -74,11 +74,42 @@ func blockInfo(f *os.File, path string) (info, error) {
 	in.name = filepath.Base(dir)
 	in.rotational = readLine(filepath.Join(dir, "queue/rotational")) == "1"
 	in.backing = readLine(filepath.Join(dir, "loop/backing_file"))
+	in.sequence = readLine(filepath.Join(dir, "diskseq"))
 	in.identity = identity(dir)
 	if in.backing != "" {
 		in.identity = loopIdentity(f)
 	}
 	return in, nil
+}
+
+// present compares the device with what it was when it was opened.
+func (d *Disk) present() error {
+	dir, err := live.device(devnum{d.info.major, d.info.minor})
+	if err != nil {
+		return fmt.Errorf("%s %w: it is gone (%w)", d.path, ErrReplaced, err)
+	}
+	if now := readLine(filepath.Join(dir, "diskseq")); now != d.info.sequence {
+		return fmt.Errorf("%s %w: the kernel counts disk %s there, it was %s", d.path, ErrReplaced, or(now, "none"), d.info.sequence)
+	}
+	if d.info.sequence != "" {
+		return nil
+	}
+	// Before diskseq there are only the names that disks carry with them.
+	now := identity(dir)
+	if d.info.backing != "" {
+		now = loopIdentity(d.f)
+	}
+	if now != d.info.identity {
+		return fmt.Errorf("%s %w: %s is there, it was %s", d.path, ErrReplaced, or(now, "a disk without identity"), or(d.info.identity, "a disk without identity"))
+	}
+	return nil
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
 }
 
 // identity reads the names that a disk carries with it, best first.

@@ -38,3 +38,6 @@ func ActiveSwaps() ([]Swap, error) { return nil, nil }
 
 // FilesystemOf finds the filesystem that holds a path; here none is known.
 func FilesystemOf(string) (m Mount, ok bool, err error) { return Mount{}, false, nil }
+
+// present cannot tell here.
+func (d *Disk) present() error { return nil }

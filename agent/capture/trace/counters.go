@@ -11,6 +11,7 @@ import (
 type counters struct {
 	entries uint64 // events waiting to be read
 	lost    uint64 // events that never got in or were overwritten
+	read    uint64 // events that somebody has read
 }
 
 // parseCounters reads a ring's stats file.
@@ -30,6 +31,8 @@ func parseCounters(text []byte) counters {
 		switch string(key) {
 		case "entries":
 			c.entries = v
+		case "read events":
+			c.read = v
 		case "overrun", "commit overrun", "dropped events":
 			c.lost += v
 		}

@@ -27,5 +27,34 @@
 // md, zram, pmem, nvme multipath) are refused with capture.ErrUnsupported:
 // protect the disks below them. So are zoned devices.
 //
+// # When the agent is down
+//
+// With Options.Keep the tracing instance outlives the process, however it ends, and
+// the kernel goes on recording. The next source takes it over from a kept record: a
+// file that is mapped into memory, so that a store is kept even if SIGKILL follows.
+// A page of the ring is read into the file (the inbox), its blocks are marked in a
+// map in the file, then its sums are added by a store that either happened or did
+// not. The kernel counts how many events of each ring were read; the record counts
+// how many are in its map: if the two differ, or an event found no room, or the
+// instance, the disk, its size, the filter or the boot is not the same, nothing is
+// taken over, with the reason, and the disk is compared as a whole.
+//
+// One process works on a record: it holds a lock on the file, checked by inode, until
+// the instance is gone or left. Another disk at the same number is disk.ErrReplaced.
+//
+// The file (words of 8 bytes in the machine's order: no other machine reads it):
+//
+//	0     magic, phase (0; ring<<2|1 while the inbox is filled; ring<<2|2 while sums are
+//	      added), redo: events, sectors, discarded; sectors, discarded; ledger low, high;
+//	      mark in force (0 none, 1, 2); two marks of epoch and number; first and last
+//	      epoch of the unbroken run
+//	512   head: JSON, filled up with zeros (type head)
+//	4096  inbox, one ring page; then for each ring: events read, losses to start from;
+//	      then two maps, a bit for head.granule blocks of 4096 bytes, at most 4 MiB each
+//
+// The maps hold what the vault lacks against the mark. When all that was taken is in
+// the chain up to a link (Seal), marking goes on in the other map, and the first is
+// cleared when the vault has confirmed that link.
+//
 // It never reads the disk and never changes the machine's own tracing.
 package trace

@@ -35,7 +35,7 @@ func TestGoldenPages(t *testing.T) {
 	var got []event
 	var misses int
 	for _, p := range splitPages(t, readTestdata(t, "pages.bin")) {
-		missed, err := l.page(p, func(e event) { got = append(got, e) })
+		missed, _, err := l.page(p, func(e event) { got = append(got, e) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func TestGoldenPages(t *testing.T) {
 	}
 	misses = 0
 	for _, p := range splitPages(t, readTestdata(t, "overrun.bin")) {
-		if missed, err := l.page(p, func(event) {}); err != nil {
+		if missed, _, err := l.page(p, func(event) {}); err != nil {
 			t.Fatal(err)
 		} else if missed {
 			misses++
@@ -139,7 +139,7 @@ func recordPages(t *testing.T, dev *disk.Disk, kb int) (pages, text []byte) {
 			t.Error(err)
 		}
 	}()
-	if err := in.configure(uint64(dev.Major())<<20|uint64(dev.Minor()), kb); err != nil {
+	if err := in.configure(filterOf(dev.Major(), dev.Minor()), kb); err != nil {
 		t.Fatal(err)
 	}
 	if kb < 100 { // loses the oldest, which leaves its mark on a page
@@ -229,7 +229,7 @@ func TestFollowsThisKernel(t *testing.T) {
 	pages, text := recordPages(t, dev, 1024)
 	var got []event
 	for _, p := range splitPages(t, pages) {
-		if _, err := lay.page(p, func(e event) { got = append(got, e) }); err != nil {
+		if _, _, err := lay.page(p, func(e event) { got = append(got, e) }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -63,7 +63,7 @@ func FuzzLayout(f *testing.F) {
 	f.Fuzz(func(t *testing.T, format, header string, page []byte) {
 		l, err := parseLayout([]byte(format), []byte(header))
 		if err == nil {
-			_, _ = l.page(page, func(event) {}) // must not read behind its input
+			_, _, _ = l.page(page, func(event) {}) // must not read behind its input
 		}
 		parseCounters([]byte(format))
 		_, _ = parseStat(header)
@@ -117,7 +117,7 @@ func TestParseStat(t *testing.T) {
 
 func TestParseCounters(t *testing.T) {
 	got := parseCounters([]byte("entries: 7\noverrun: 1\ncommit overrun: 2\nbytes: 99\noldest event ts:  1.5\ndropped events: 4\nread events: 8\n"))
-	if got != (counters{entries: 7, lost: 7}) {
+	if got != (counters{entries: 7, lost: 7, read: 8}) {
 		t.Errorf("got %+v", got)
 	}
 }

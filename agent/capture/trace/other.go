@@ -4,6 +4,7 @@ package trace
 
 import (
 	"context"
+	"errors"
 
 	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/agent/disk"
@@ -43,3 +44,9 @@ func (*Source) Close() error { return nil }
 
 // Stats tells what the source did so far.
 func (*Source) Stats() Stats { return Stats{} }
+
+// ErrInUse means that another process follows the disk with the same kept record.
+var ErrInUse = errors.New("another process works on this kept record")
+
+// Forget has nothing to remove here.
+func Forget(string, string, bool) ([]string, error) { return nil, nil }

@@ -29,11 +29,12 @@ type event struct {
 }
 
 // page reads the events of one page as the kernel wrote it and calls fn with each
-// event of the layout's kind. missed says that events before it were lost. It
-// allocates nothing; b may hold anything.
-func (l *layout) page(b []byte, fn func(event)) (missed bool, err error) {
+// event of the layout's kind. missed says that events before it were lost, records
+// is how many records of any kind the kernel counts on it. It allocates nothing; b
+// may hold anything.
+func (l *layout) page(b []byte, fn func(event)) (missed bool, records uint64, err error) {
 	if len(b) < l.dataOff {
-		return false, fmt.Errorf("%w: %d bytes are less than a header", errPage, len(b))
+		return false, 0, fmt.Errorf("%w: %d bytes are less than a header", errPage, len(b))
 	}
 	// The kernel adds bit 31 as a signed number, so the upper half may be all ones.
 	commit := order.Uint32(b[8:])
@@ -43,27 +44,28 @@ func (l *layout) page(b []byte, fn func(event)) (missed bool, err error) {
 	missed = commit&missedEvents != 0
 	length := commit &^ (missedEvents | missedStored)
 	if uint64(length) > uint64(len(b)-l.dataOff) {
-		return missed, fmt.Errorf("%w: says it has %d bytes, has %d", errPage, length, len(b)-l.dataOff)
+		return missed, 0, fmt.Errorf("%w: says it has %d bytes, has %d", errPage, length, len(b)-l.dataOff)
 	}
 	data := b[l.dataOff : l.dataOff+int(length)]
 	for len(data) > 0 {
-		payload, size, err := record(data)
+		payload, size, err := cutRecord(data)
 		if err != nil {
-			return missed, err
+			return missed, records, err
 		}
 		if payload != nil {
+			records++
 			if err := l.event(payload, fn); err != nil {
-				return missed, err
+				return missed, records, err
 			}
 		}
 		data = data[size:]
 	}
-	return missed, nil
+	return missed, records, nil
 }
 
-// record cuts the first record off data: its payload, nil if it carries none, and
+// cutRecord cuts the first record off data: its payload, nil if it carries none, and
 // its whole size.
-func record(data []byte) (payload []byte, size int, err error) {
+func cutRecord(data []byte) (payload []byte, size int, err error) {
 	if len(data) < 4 {
 		return nil, 0, fmt.Errorf("%w: %d bytes left over", errPage, len(data))
 	}

@@ -56,7 +56,7 @@ func (b pageBuilder) done() []byte {
 }
 
 func parse(b []byte) (events []event, missed bool, err error) {
-	missed, err = testLayout.page(b, func(e event) { events = append(events, e) })
+	missed, _, err = testLayout.page(b, func(e event) { events = append(events, e) })
 	return events, missed, err
 }
 
@@ -116,7 +116,7 @@ func TestPageDoesNotAllocate(t *testing.T) {
 	}
 	page, n := b.done(), 0
 	fn := func(event) { n++ }
-	if allocs := testing.AllocsPerRun(100, func() { _, _ = testLayout.page(page, fn) }); allocs != 0 {
+	if allocs := testing.AllocsPerRun(100, func() { _, _, _ = testLayout.page(page, fn) }); allocs != 0 {
 		t.Errorf("%v allocations for a page", allocs)
 	}
 	if n == 0 {
@@ -169,7 +169,7 @@ func FuzzPage(f *testing.F) {
 	f.Add(newPage(1<<40).words(0, 4).done())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n := 0
-		_, err := testLayout.page(b, func(e event) {
+		_, _, err := testLayout.page(b, func(e event) {
 			n++
 			if start, count, ok := e.blocks(1 << 20); ok && (count == 0 || start+count > 1<<20) {
 				t.Fatalf("%+v gives blocks %d+%d", e, start, count)
@@ -202,7 +202,7 @@ func BenchmarkPage(b *testing.B) {
 	}
 	for b.Loop() {
 		for _, p := range pages {
-			if _, err := testLayout.page(p, mark); err != nil {
+			if _, _, err := testLayout.page(p, mark); err != nil {
 				b.Fatal(err)
 			}
 		}

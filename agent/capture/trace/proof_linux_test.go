@@ -3,6 +3,7 @@ package trace_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,10 +20,14 @@ import (
 
 const waitLong = 30 * time.Second
 
-// TestMain lets this binary be its own guard.
+// TestMain lets this binary be its own guard, and the process that TestKilled kills.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "guard" {
 		os.Exit(quiesce.GuardMain())
+	}
+	if len(os.Args) == 4 && os.Args[1] == "follow" {
+		fmt.Fprintln(os.Stderr, "follow:", followMain(os.Args[2], os.Args[3]))
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

@@ -13,7 +13,9 @@ import (
 type ring struct {
 	pipe  int // trace_pipe_raw, not blocking
 	stats int
-	base  counters
+	base  counters // lost: what to start from
+	index int      // among the rings
+	got   uint64   // events that this driver has read, also in processes before this one
 }
 
 // openRings opens the rings of every CPU that this machine may ever have.
@@ -23,12 +25,13 @@ func (in *instance) openRings() ([]*ring, error) {
 		return nil, fmt.Errorf("no rings in %s", in.dir)
 	}
 	var rings []*ring
-	for _, d := range dirs {
+	for i, d := range dirs {
 		r, err := openRing(d)
 		if err != nil {
 			closeRings(rings)
 			return nil, err
 		}
+		r.index = i
 		rings = append(rings, r)
 	}
 	return rings, nil

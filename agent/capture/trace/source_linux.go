@@ -26,17 +26,27 @@ type Source struct {
 	stop  chan struct{}
 	wg    sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows
-	page   []byte
-	mark   func(event)
-	set    *capture.Set
-	broken error // why changes may have been missed; nil if none were
-	seen   uint64
-	ledger ledger
-	stats  Stats
+	mu      sync.Mutex // guards what follows
+	page    []byte
+	mark    func(event)
+	set     *capture.Set
+	broken  error   // why changes may have been missed; nil if none were
+	part    sums    // of the page that is being looked at
+	seen    uint64  // sectors
+	rec     *record // nil if nothing is kept
+	resumed error   // why nothing was taken over
+	discard bool
+	ledger  ledger
+	stats   Stats
 }
 
-var _ capture.Source = (*Source)(nil)
+// sums are what the events of a page add up to.
+type sums struct{ seen, discarded uint64 }
+
+var (
+	_ capture.Source = (*Source)(nil)
+	_ capture.Keeper = (*Source)(nil)
+)
 
 // Probe says whether a disk can be followed: nil, or an error that wraps
 // capture.ErrUnsupported and names the reason. It mounts tracefs if need be.
@@ -116,36 +126,57 @@ func (s *Source) Start(ctx context.Context) error {
 		return err
 	}
 	removeStale(s.opt.TracingRoot)
+	if s.opt.Keep != "" {
+		err := s.startKept()
+		if err == nil {
+			s.run()
+		}
+		return err
+	}
+	s.resumed = errors.New("nothing is kept without a directory for it")
 	inst, err := newInstance(s.opt.TracingRoot, s.opt.Name)
 	if err != nil {
 		return unsupported("%w", err)
 	}
 	s.inst = inst
-	if err := s.begin(); err != nil {
-		err = errors.Join(err, s.release())
+	if err := s.begin(nil); err != nil {
+		err = errors.Join(err, s.release(true))
 		return unsupported("follow %s: %w", s.dev.Path(), err)
 	}
-	s.stop = make(chan struct{})
-	s.wg.Go(s.drainLoop)
+	s.run()
 	return nil
 }
 
-// begin sets the rings up and switches them on.
-func (s *Source) begin() error {
-	dev := uint64(s.dev.Major())<<20 | uint64(s.dev.Minor())
-	if err := s.inst.configure(dev, s.opt.BufferKB); err != nil {
+func (s *Source) run() {
+	s.stop = make(chan struct{})
+	s.wg.Go(s.drainLoop)
+}
+
+// begin sets the rings up, calls ready, and switches them on.
+func (s *Source) begin(ready func() error) error {
+	if err := s.inst.configure(filterOf(s.dev.Major(), s.dev.Minor()), s.opt.BufferKB); err != nil {
 		return err
 	}
-	var err error
-	if s.rings, err = s.inst.openRings(); err != nil {
+	if err := s.openFiles(); err != nil {
 		return err
 	}
-	if s.sw, err = s.inst.openSwitches(); err != nil {
-		return err
+	if ready != nil {
+		if err := ready(); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.switchOn()
+}
+
+// openFiles opens what is read all the time.
+func (s *Source) openFiles() (err error) {
+	if s.rings, err = s.inst.openRings(); err != nil {
+		return err
+	}
+	s.sw, err = s.inst.openSwitches()
+	return err
 }
 
 // settle is how long a request may take between raising its event and being
@@ -167,30 +198,52 @@ func (s *Source) switchOn() error {
 		return err
 	}
 	s.seen, s.ledger = 0, newLedger(before.written, after.written)
+	s.keepLedger()
 	return nil
 }
 
-// Close implements capture.Source.
+// Close implements capture.Source. With a kept record the kernel goes on recording,
+// unless Discard was called.
 func (s *Source) Close() error {
 	if s.inst == nil {
 		return nil
 	}
 	close(s.stop)
 	s.wg.Wait()
-	return s.release()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.release(s.rec == nil || s.discard)
 }
 
-// release gives everything back to the kernel.
-func (s *Source) release() error {
+// release closes everything; it gives it back to the kernel, or leaves it for the
+// next process. The lock of a kept record is held until its instance is gone.
+func (s *Source) release(remove bool) (err error) {
+	s.closeFiles()
+	if remove {
+		err = s.inst.remove()
+	} else {
+		s.inst.unpin()
+	}
+	s.inst = nil
+	if s.rec != nil {
+		s.page = make([]byte, len(s.page))
+		if remove {
+			err = errors.Join(err, s.rec.remove())
+		} else {
+			s.rec.close()
+		}
+		s.rec = nil
+	}
+	return err
+}
+
+func (s *Source) closeFiles() {
 	closeRings(s.rings)
 	s.rings = nil
 	if s.sw.on != nil {
 		s.sw.close()
 		s.sw = switches{}
 	}
-	err := s.inst.remove()
-	s.inst = nil
-	return err
 }
 
 // drainLoop keeps the rings from filling up.
@@ -213,5 +266,7 @@ func (s *Source) drainLoop() {
 func (s *Source) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stats
+	st := s.stats
+	st.Kept = s.rec != nil
+	return st
 }

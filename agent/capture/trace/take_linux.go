@@ -17,10 +17,9 @@ var errNotStarted = errors.New("trace source is not started")
 func (s *Source) markEvent(e event) {
 	s.stats.Events++
 	if e.kind == kindDiscard {
-		s.stats.Discarded += uint64(e.count)
+		s.part.discarded += uint64(e.count)
 	} else {
-		s.stats.Sectors += uint64(e.count)
-		s.seen += uint64(e.count)
+		s.part.seen += uint64(e.count)
 	}
 	start, count, ok := e.blocks(s.dev.Blocks())
 	if !ok {
@@ -28,6 +27,9 @@ func (s *Source) markEvent(e event) {
 		return
 	}
 	s.set.Add(start, count)
+	if s.rec != nil {
+		s.rec.add(start, count)
+	}
 }
 
 // breaks notes the first reason to doubt what was seen.
@@ -49,24 +51,46 @@ func (s *Source) drain() {
 func (s *Source) drainRing(r *ring) {
 	// Reading is far faster than writing, but must end even if it were not.
 	for limit := 4 * s.opt.BufferKB << 10 / len(s.page); limit > 0; limit-- {
+		if s.rec != nil {
+			s.rec.reading(r.index, s.lay.dataOff)
+		}
 		n, err := r.read(s.page)
 		if err != nil {
 			s.breaks(err)
 			return
 		}
 		if n == 0 {
+			if s.rec != nil {
+				s.rec.idle()
+			}
 			return
 		}
 		s.stats.Pages++
-		missed, err := s.lay.page(s.page[:n], s.mark)
-		if err != nil {
+		if err := s.look(r, s.page[:n]); err != nil {
 			s.breaks(err)
 			return
 		}
-		if missed {
-			s.breaks(errors.New("the event ring overflowed"))
-		}
 	}
+}
+
+// look marks what is on a page and adds it up.
+func (s *Source) look(r *ring, page []byte) error {
+	s.part = sums{}
+	missed, records, err := s.lay.page(page, s.mark)
+	if err != nil {
+		return err
+	}
+	if missed {
+		s.breaks(errors.New("the event ring overflowed"))
+	}
+	r.got += records
+	s.seen += s.part.seen
+	s.stats.Sectors += s.part.seen
+	s.stats.Discarded += s.part.discarded
+	if s.rec != nil {
+		s.rec.commit(r.index, records, s.part.seen, s.part.discarded)
+	}
+	return nil
 }
 
 // drainAll drains until the kernel says that nothing waits. An event that
@@ -85,6 +109,9 @@ func (s *Source) drainAll() {
 			}
 			if c.lost != r.base.lost {
 				s.breaks(fmt.Errorf("the event ring had no room for %d events", c.lost-r.base.lost))
+			}
+			if c.read != r.got {
+				s.breaks(fmt.Errorf("of the event ring %d events were read, the driver has got %d: somebody else reads it", c.read, r.got))
 			}
 			waiting = waiting || c.entries > 0
 		}
@@ -105,6 +132,9 @@ func (s *Source) Take(ctx context.Context) (*capture.Set, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if err := s.present(); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drainAll()
@@ -116,10 +146,22 @@ func (s *Source) Take(ctx context.Context) (*capture.Set, error) {
 	return taken, nil
 }
 
+// present says whether the disk is still there: its number may have gone to another.
+func (s *Source) present() error {
+	err := s.dev.Present()
+	if err != nil {
+		s.Void()
+	}
+	return err
+}
+
 // lose reports a loss once and goes on from here.
 func (s *Source) lose() error {
 	err := fmt.Errorf("%s: %w: %w", s.dev.Path(), capture.ErrLost, s.broken)
 	s.stats.Losses++
+	if s.rec != nil {
+		s.rec.void()
+	}
 	// What is written from here on must be seen: stop, empty the rings, and begin
 	// again with an empty ledger.
 	again := errors.Join(
@@ -130,7 +172,10 @@ func (s *Source) lose() error {
 	var text [512]byte
 	for _, r := range s.rings {
 		if c, cerr := r.counters(text[:]); cerr == nil {
-			r.base = c
+			r.base, r.got = c, c.read
+			if s.rec != nil {
+				s.rec.cpus[2*r.index], s.rec.cpus[2*r.index+1] = c.read, c.lost
+			}
 		}
 	}
 	s.set, s.broken = new(capture.Set), nil
@@ -150,6 +195,9 @@ const (
 func (s *Source) Audit(ctx context.Context) error {
 	if s.inst == nil {
 		return errNotStarted
+	}
+	if err := s.present(); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,7 +236,9 @@ func (s *Source) read(r *reading) (fits bool, err error) {
 		return false, err
 	}
 	*r = reading{before.written, after.written, s.seen, before.inflight+after.inflight > 0}
-	return s.ledger.judge(*r), nil
+	fits = s.ledger.judge(*r)
+	s.keepLedger()
+	return fits, nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -17,6 +17,12 @@ type Options struct {
 	Name        string // part of the instance's name, for people; default the device's name
 	BufferKB    int    // memory of each CPU's ring in KiB; default 256 MiB shared by all CPUs, between 2 and 16 MiB each
 	TracingRoot string // where tracefs is; default DefaultRoot, mounted there if it is not
+
+	// Keep is a directory for a kept record: the kernel goes on recording when the
+	// source is closed or its process dies, and the next source with the same
+	// directory takes that over. Best in memory (tmpfs), never on the disk itself.
+	// Empty: Close ends the recording.
+	Keep string
 }
 
 // Stats count what a Source did since Start.
@@ -27,6 +33,7 @@ type Stats struct {
 	Pages     uint64 // ring pages read
 	Busy      time.Duration
 	Losses    uint64 // times ErrLost was returned
+	Kept      bool   // whether recording goes on without this process
 }
 
 const drainEvery = 50 * time.Millisecond

@@ -65,15 +65,100 @@ func newInstance(root, name string) (*instance, error) {
 		return nil, err
 	}
 	// Random, because one process may follow a disk anew before the old source is closed.
-	full := fmt.Sprintf("%s%s_%08x-%d-%s", instanceMark, name, rand.Uint32(), os.Getpid(), born)
+	return makeInstance(root, fmt.Sprintf("%s%s_%08x-%d-%s", instanceMark, name, rand.Uint32(), os.Getpid(), born))
+}
+
+// makeInstance makes and pins an instance.
+func makeInstance(root, full string) (*instance, error) {
 	in := &instance{dir: filepath.Join(root, "instances", full)}
-	if err := os.Mkdir(in.dir, 0o700); err != nil {
+	err := os.Mkdir(in.dir, 0o700)
+	if err != nil {
 		return nil, fmt.Errorf("make a tracing instance: %w", err)
 	}
 	if in.pin, err = os.Open(filepath.Join(in.dir, "tracing_on")); err != nil {
 		return nil, errors.Join(fmt.Errorf("pin a tracing instance: %w", err), os.Remove(in.dir))
 	}
 	return in, nil
+}
+
+// keptMark begins the names of instances that outlive their process. They have no
+// second dash: removeStale leaves them alone.
+const keptMark = instanceMark + "kept_"
+
+// keptName is what the names of a device's kept instances end with, but for a random part.
+func keptName(major, minor uint32) string { return fmt.Sprintf("_%d_%d_", major, minor) }
+
+// newKept makes an instance that is not tied to this process.
+func newKept(root, name string, major, minor uint32) (*instance, error) {
+	return makeInstance(root, fmt.Sprintf("%s%s%s%08x", keptMark, name, keptName(major, minor), rand.Uint32()))
+}
+
+// openKept pins an instance that another process has made, if it is the same one.
+func openKept(root, name string, inode uint64) (*instance, error) {
+	in := &instance{dir: filepath.Join(root, "instances", filepath.Base(name))}
+	pin, err := os.Open(filepath.Join(in.dir, "tracing_on"))
+	if err != nil {
+		return nil, fmt.Errorf("the kernel no longer records: %w", err)
+	}
+	in.pin = pin
+	if n, err := in.inode(); err != nil || n != inode {
+		in.unpin()
+		return nil, fmt.Errorf("the tracing instance %s is not the one that was left (%d, %d, %v)", name, n, inode, err)
+	}
+	return in, nil
+}
+
+// inode is the number of the instance's directory: another instance of that name
+// has another.
+func (in *instance) inode() (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(in.dir, &st); err != nil {
+		return 0, fmt.Errorf("look up the tracing instance: %w", err)
+	}
+	return st.Ino, nil
+}
+
+func (in *instance) unpin() {
+	if in.pin != nil {
+		_ = in.pin.Close()
+		in.pin = nil
+	}
+}
+
+// removeKept removes the kept instances of a device (of all, if major and minor are
+// 0) that no process works on: whoever does has them pinned.
+func removeKept(root string, major, minor uint32) (removed []string) {
+	entries, _ := os.ReadDir(filepath.Join(root, "instances"))
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), keptMark) || major|minor != 0 && !strings.Contains(e.Name(), keptName(major, minor)) {
+			continue
+		}
+		if unix.Rmdir(filepath.Join(root, "instances", e.Name())) == nil {
+			removed = append(removed, e.Name())
+		}
+	}
+	return removed
+}
+
+// as says whether the instance is set up as configure does it.
+func (in *instance) as(filter string) error {
+	have, err := os.ReadFile(filepath.Join(in.dir, eventPath, "filter"))
+	if err != nil {
+		return err
+	}
+	options, err := os.ReadFile(filepath.Join(in.dir, "trace_options"))
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(string(have)) != filter || !strings.Contains("\n"+string(options), "\nnooverwrite\n") {
+		return errors.New("somebody set the tracing instance up in another way meanwhile")
+	}
+	return nil
+}
+
+// filterOf is the filter for one device: what wrote, not what read.
+func filterOf(major, minor uint32) string {
+	return fmt.Sprintf(`dev == %d && nr_sector > 0 && !(rwbs ~ "R*")`, uint64(major)<<20|uint64(minor))
 }
 
 // removeStale removes the instances of agents that are dead. The kernel refuses to
@@ -125,7 +210,7 @@ func (in *instance) write(name, value string) error {
 }
 
 // configure sets the rings up for one device, tracing still off.
-func (in *instance) configure(dev uint64, bufferKB int) error {
+func (in *instance) configure(filter string, bufferKB int) error {
 	if err := in.write("tracing_on", "0"); err != nil {
 		return err
 	}
@@ -138,7 +223,6 @@ func (in *instance) configure(dev uint64, bufferKB int) error {
 	if err := in.write("trace_options", "nooverwrite"); err != nil {
 		return err
 	}
-	filter := fmt.Sprintf(`dev == %d && nr_sector > 0 && !(rwbs ~ "R*")`, dev)
 	if err := in.write(filepath.Join(eventPath, "filter"), filter); err != nil {
 		return err
 	}
@@ -164,10 +248,7 @@ const removeWithin = 5 * time.Second
 // remove takes the instance out of the kernel, with whatever it records. All other
 // files in it must be closed. Events need not be switched off: the kernel does.
 func (in *instance) remove() error {
-	if in.pin != nil {
-		_ = in.pin.Close()
-		in.pin = nil
-	}
+	in.unpin()
 	for end := time.Now().Add(removeWithin); ; time.Sleep(10 * time.Millisecond) {
 		err := unix.Rmdir(in.dir)
 		switch {
