@@ -29,7 +29,7 @@ type plan struct {
 	name      string
 	cpus      int
 	memoryMiB int64
-	kvm       bool
+	accel     accel
 	uefiCode  string // file with UEFI's code; "" for BIOS
 	disks     int
 	hardware  Hardware
@@ -51,10 +51,7 @@ func (p *plan) args() []string {
 		// Guests with old kernels wait long for randomness at boot.
 		"-device", "virtio-rng-pci",
 	}
-	if p.kvm {
-		// "max" is the host's own CPU under KVM, and works too if KVM turns out not to.
-		a = append(a, "-accel", "kvm", "-accel", "tcg", "-cpu", "max")
-	}
+	a = append(a, p.accel.args()...)
 	machine := "q35"
 	if p.uefiCode != "" {
 		machine += ",pflash0=code,pflash1=vars"

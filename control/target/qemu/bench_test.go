@@ -67,7 +67,8 @@ func bootFile(b *testing.B, image string, hw Hardware) time.Duration {
 		b.Fatal(err)
 	}
 	start := time.Now()
-	args := (&plan{name: "file", cpus: 1, memoryMiB: 512, disks: 1, hardware: hw, kvm: haveKVM()}).args()
+	a, _ := new(accelerator).find(b.Context(), "qemu-system-x86_64")
+	args := (&plan{name: "file", cpus: 1, memoryMiB: 512, disks: 1, hardware: hw, accel: a}).args()
 	for i, a := range args {
 		args[i] = disks.ReplaceAllString(a, `{"driver":"raw","node-name":"$1","file":{"driver":"file","filename":"disk"}}`)
 	}

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// errEnded is that of a QEMU that ended before its guest began.
+var errEnded = errors.New("QEMU ended")
 
 // process is a running QEMU.
 type process struct {
@@ -94,9 +98,9 @@ func (p *process) said() string {
 // failure describes an end that nobody asked for.
 func (p *process) failure() error {
 	if s := p.said(); s != "" {
-		return fmt.Errorf("QEMU ended (%v): %s", p.cmd.ProcessState, s)
+		return fmt.Errorf("%w (%v): %s", errEnded, p.cmd.ProcessState, s)
 	}
-	return fmt.Errorf("QEMU ended: %v", p.cmd.ProcessState)
+	return fmt.Errorf("%w: %v", errEnded, p.cmd.ProcessState)
 }
 
 // pair returns the two ends of a line, ours and one to be inherited.

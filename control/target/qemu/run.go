@@ -63,26 +63,40 @@ func (t *Target) Start(ctx context.Context, m *target.Machine, dir string) (targ
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Run{
-		cfg: t.cfg, dir: dir, start: time.Now(), log: t.cfg.Log.With("machine", m.Name),
-		hostPort: make(map[int]int), poke: make(chan struct{}, 1), over: make(chan struct{}),
+	a, why := t.accel.find(ctx, t.cfg.Binary)
+	r, err := t.start(ctx, m, dir, a, why)
+	if a.kvm && errors.Is(err, errEnded) && ctx.Err() == nil {
+		// A trial is short: what the whole machine asks of KVM may be too much for it.
+		t.accel.distrust(err.Error())
+		t.cfg.Log.Warn("QEMU ended with KVM, the guest is started without", "machine", m.Name, "reason", err)
+		r, err = t.start(ctx, m, dir, emulated, err.Error())
 	}
-	r.serial = newSerial(r.start)
-	err := r.bringUp(ctx, t, m)
 	if err != nil {
-		err = errors.Join(err, r.release())
 		return nil, fmt.Errorf("bring up %s in QEMU: %w", m.Name, err)
 	}
 	return r, nil
 }
 
-func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine) error {
-	p, err := t.plan(m, r.dir)
+// start brings m up with a; why says why that is not KVM.
+func (t *Target) start(ctx context.Context, m *target.Machine, dir string, a accel, why string) (*Run, error) {
+	r := &Run{
+		cfg: t.cfg, dir: dir, start: time.Now(), log: t.cfg.Log.With("machine", m.Name),
+		hostPort: make(map[int]int), poke: make(chan struct{}, 1), over: make(chan struct{}),
+	}
+	r.serial = newSerial(r.start)
+	if !a.kvm {
+		r.log.Info("no KVM: the guest is emulated and slow", "reason", why)
+	}
+	if err := r.bringUp(ctx, t, m, a); err != nil {
+		return nil, errors.Join(err, r.release())
+	}
+	return r, nil
+}
+
+func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine, a accel) error {
+	p, err := t.plan(m, a, r.dir)
 	if err != nil {
 		return err
-	}
-	if !p.kvm {
-		r.log.Info("no KVM: the guest is emulated and slow", "cpus", p.cpus)
 	}
 	if err := r.export(m.Disks); err != nil {
 		return err

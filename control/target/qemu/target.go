@@ -44,7 +44,10 @@ type Config struct {
 }
 
 // Target is target.Target on this host.
-type Target struct{ cfg Config }
+type Target struct {
+	cfg   Config
+	accel accelerator
+}
 
 // New returns a target. What is missing on the host is for Validate to say.
 func New(cfg Config) *Target {
@@ -60,7 +63,7 @@ func New(cfg Config) *Target {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Target{cfg}
+	return &Target{cfg: cfg}
 }
 
 // Name returns "qemu".
@@ -168,24 +171,14 @@ func (t *Target) cpus(want int, kvm bool) int {
 	return max(1, min(want, limit))
 }
 
-// haveKVM tells whether the processor can run guests itself.
-func haveKVM() bool {
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return false
-	}
-	f.Close()
-	return true
-}
-
 // plan decides what the machine looks like, and puts UEFI's variables into dir.
-func (t *Target) plan(m *target.Machine, dir string) (*plan, error) {
-	p := &plan{name: m.Name, kvm: haveKVM(), disks: len(m.Disks), hardware: t.cfg.Hardware, open: t.cfg.Open}
+func (t *Target) plan(m *target.Machine, a accel, dir string) (*plan, error) {
+	p := &plan{name: m.Name, accel: a, disks: len(m.Disks), hardware: t.cfg.Hardware, open: t.cfg.Open}
 	memory, err := t.memory(m.Memory)
 	if err != nil {
 		return nil, err
 	}
-	p.memoryMiB, p.cpus = (memory+1<<20-1)>>20, t.cpus(m.CPUs, p.kvm)
+	p.memoryMiB, p.cpus = (memory+1<<20-1)>>20, t.cpus(m.CPUs, a.kvm)
 	if m.Firmware != "uefi" {
 		return p, nil
 	}

@@ -24,7 +24,7 @@ func TestCommandLineIsGolden(t *testing.T) {
 	var got string
 	for _, p := range []plan{
 		{name: "web", cpus: 1, memoryMiB: 512, disks: 1, hardware: Compatible},
-		{name: "a,b", cpus: 4, memoryMiB: 2048, disks: 8, hardware: Compatible, kvm: true, uefiCode: "/fw/code,4M.fd"},
+		{name: "a,b", cpus: 4, memoryMiB: 2048, disks: 8, hardware: Compatible, accel: withKVM[0], uefiCode: "/fw/code,4M.fd"},
 		{name: "v", cpus: 1, memoryMiB: 512, disks: 2, hardware: Virtio, open: true},
 	} {
 		got += strings.ReplaceAll(strings.Join(p.args(), " "), " -", "\n-") + "\n\n"
