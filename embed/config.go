@@ -1,12 +1,10 @@
 package embed
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -15,8 +13,9 @@ import (
 // Config says where the server lives and listens.
 type Config struct {
 	Dir string // created if missing, 0700
-	// Listen is host:port. Port -1 takes any free one. A host other than this
-	// machine needs Cert and Key.
+	// Listen is host:port. Port -1 takes any free one. Where other machines can
+	// reach it, it speaks TLS: with Cert and Key, or with what the server makes
+	// itself below Dir/tls.
 	Listen string
 	// Advertise is the host:port that clients are told, if it is not Listen's: a
 	// name that the certificate is for.
@@ -41,8 +40,7 @@ func (c Config) Validate() error {
 	if c.Dir == "" {
 		return errors.New("--dir is empty: name a directory for streams and keys")
 	}
-	host, _, err := c.listen()
-	if err != nil {
+	if _, _, err := c.listen(); err != nil {
 		return err
 	}
 	if c.MaxStore < 0 || c.LameDuck < 0 {
@@ -50,9 +48,6 @@ func (c Config) Validate() error {
 	}
 	if (c.Cert == "") != (c.Key == "") {
 		return errors.New("--tls-cert and --tls-key belong together: set both or neither")
-	}
-	if c.Cert == "" && !loopback(host) {
-		return fmt.Errorf("--listen is %s, which other machines can reach, and there is no certificate: disk contents and keys would cross the network unprotected; set --tls-cert and --tls-key, or listen on 127.0.0.1", c.Listen)
 	}
 	if c.CA != "" && c.Cert == "" {
 		return errors.New("--tls-ca is set without --tls-cert: it says what clients trust, but there is nothing to trust")
@@ -84,26 +79,6 @@ func loopback(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
-}
-
-// tls loads the certificate; nil without one.
-func (c Config) tls(now time.Time) (*tls.Config, error) {
-	if c.Cert == "" {
-		return nil, nil
-	}
-	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
-	if err != nil {
-		return nil, fmt.Errorf("load certificate %s with key %s: %w", c.Cert, c.Key, err)
-	}
-	if end := pair.Leaf.NotAfter; now.After(end) {
-		return nil, fmt.Errorf("certificate %s expired on %s: renew it", c.Cert, end.Format(time.DateOnly))
-	}
-	if c.CA != "" {
-		if _, err := os.Stat(c.CA); err != nil {
-			return nil, fmt.Errorf("read --tls-ca: %w", err)
-		}
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil
 }
 
 // absolute makes every path independent of the working directory, because they

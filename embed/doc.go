@@ -27,7 +27,14 @@
 // user could not publish. So a holder of the agent or tap key can have a stored
 // message, or an answer of the server, copied to any subject of the account.
 //
-// Without TLS the server listens on this machine only.
+// # TLS
+//
+// A server that other machines can reach speaks TLS only. It takes the certificate
+// it is given and reads the files again when they change; without one it makes an
+// authority of its own at the first start, and a certificate that it renews:
+//
+//	DIR/tls/ca.pem, ca.key            the authority, ten years
+//	DIR/tls/server.pem, server.key    the certificate, ninety days
 //
 // The store is synced every second, not at every message: what a power failure
 // takes from the tail, the agents send again (package wire, the chain).

@@ -2,6 +2,7 @@ package embed
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,7 @@ type Server struct {
 	ns    *server.Server
 	lock  lock
 	keys  map[Role]string
+	certs *certs // nil: nothing leaves this machine
 	url   string
 	store int64
 
@@ -73,6 +75,9 @@ func (s *Server) start(ctx context.Context) error {
 		return err
 	}
 	if s.keys, err = loadKeys(s.cfg.Dir); err != nil {
+		return err
+	}
+	if s.certs, err = newCerts(s.cfg); err != nil {
 		return err
 	}
 	opts, err := s.options()
@@ -118,11 +123,8 @@ func (s *Server) options() (*server.Options, error) {
 		// Half to let clients go by themselves, half to close them one by one.
 		o.LameDuckDuration, o.LameDuckGracePeriod = d, d/2
 	}
-	if o.TLSConfig, err = s.cfg.tls(time.Now()); err != nil {
-		return nil, err
-	}
-	if o.TLSConfig != nil {
-		o.TLS, o.TLSTimeout = true, 5
+	if s.certs != nil {
+		o.TLSConfig, o.TLS, o.TLSTimeout = s.certs.config(), true, 5
 	}
 	return o, nil
 }
@@ -162,7 +164,7 @@ func (s *Server) wait(ctx context.Context, log *logger) error {
 
 func (s *Server) clientURL() string {
 	scheme, at := "nats", s.cfg.Advertise
-	if s.cfg.Cert != "" {
+	if s.certs != nil {
 		scheme = "tls"
 	}
 	if at == "" {
@@ -173,6 +175,32 @@ func (s *Server) clientURL() string {
 		at = net.JoinHostPort(host, strconv.Itoa(s.ns.Addr().(*net.TCPAddr).Port))
 	}
 	return scheme + "://" + at
+}
+
+// TLS is what a listener of this appliance beside the server uses; nil where
+// nothing leaves this machine.
+func (s *Server) TLS() *tls.Config {
+	if s.certs == nil {
+		return nil
+	}
+	return s.certs.config()
+}
+
+// CAFile holds what clients need to trust the server; empty without TLS, or where
+// the certificate that was given needs none.
+func (s *Server) CAFile() string {
+	if s.certs == nil {
+		return ""
+	}
+	return s.certs.ca
+}
+
+// CAPin is the pin (see Pin) of what clients shall trust; empty without TLS.
+func (s *Server) CAPin() (string, error) {
+	if s.certs == nil {
+		return "", nil
+	}
+	return s.certs.pin()
 }
 
 // ClientURL is where clients connect; the contexts name it.

@@ -77,7 +77,7 @@ func (s *Server) writeContexts() error {
 	}
 	for _, r := range roles {
 		b, err := json.MarshalIndent(map[string]string{
-			"description": "Leeward " + string(r), "url": s.url, "nkey": s.KeyFile(r), "ca": s.cfg.CA,
+			"description": "Leeward " + string(r), "url": s.url, "nkey": s.KeyFile(r), "ca": s.CAFile(),
 			"inbox_prefix": bus.InboxPrefix(s.keys[r]),
 		}, "", "  ")
 		if err == nil {
