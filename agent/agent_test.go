@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leeward-dr/leeward/agent/hooks"
 	"github.com/leeward-dr/leeward/agent/quiesce"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/streamstest"
@@ -22,6 +23,9 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "guard" {
 		os.Exit(quiesce.GuardMain())
+	}
+	if len(os.Args) == 2 && os.Args[1] == "hook-keeper" {
+		os.Exit(hooks.KeeperMain())
 	}
 	os.Exit(m.Run())
 }

@@ -36,6 +36,8 @@ type Config struct {
 	CompressAt  string // "agent" or "process-server"
 	TakeOver    bool   // take the disks from the agent instance that holds them
 
+	Apps AppConfig // what is told to applications before and after a point
+
 	// Progress, if set, is told what happens, for people. It must be quick.
 	Progress func(Progress)
 	// AtCut, if set, is called after everything was read, while all filesystems are
@@ -60,7 +62,7 @@ func Default() Config {
 	return Config{
 		Capture: "auto", Interval: 5 * time.Second, StateDir: defaultStateDir(),
 		FreezeLimit: 200 * time.Millisecond, FreezeBytes: 4 << 20, Rounds: 8,
-		WindowBytes: 8 << 20, CompressAt: "agent",
+		WindowBytes: 8 << 20, CompressAt: "agent", Apps: defaultApps(),
 	}
 }
 
@@ -105,7 +107,7 @@ func (c Config) Validate() error {
 	case c.StateDir == "":
 		return fmt.Errorf("state-dir is empty: name a directory outside the protected disks")
 	}
-	return nil
+	return c.Apps.validate()
 }
 
 // ParseDisk reads PATH or PATH=NAME. Without a name the last part of the path is

@@ -28,13 +28,15 @@ func (a *Agent) point(ctx context.Context) error {
 		return err
 	}
 	var c *cutResult
+	var consistency wire.Consistency
 	for range attempts {
 		if err = a.rounds(ctx, usage); err != nil {
 			return err
 		}
 		// A burst right before the freeze, such as a trim of all free space, is copied
 		// by the next rounds: no reason to give the point up.
-		if c, err = a.cut(ctx, usage); !errors.Is(err, errMuch) && !(errors.Is(err, errBusy) && a.cheap()) {
+		c, consistency, err = a.cutReady(ctx, func(ctx context.Context) (*cutResult, error) { return a.cut(ctx, usage) })
+		if !errors.Is(err, errMuch) && !(errors.Is(err, errBusy) && a.cheap()) {
 			break
 		}
 	}
@@ -42,7 +44,7 @@ func (a *Agent) point(ctx context.Context) error {
 		return err
 	}
 	m := &wire.Marker{
-		ID: c.id, Group: a.cfg.group(), Time: c.at.UnixNano(), Consistency: wire.Crash,
+		ID: c.id, Group: a.cfg.group(), Time: c.at.UnixNano(), Consistency: consistency,
 		Frozen: c.frozen.Nanoseconds(), Members: []wire.Member{{Machine: a.cfg.Machine, Facts: a.facts}},
 	}
 	cuts := make([]wire.DiskCut, len(a.replicas))
@@ -66,7 +68,7 @@ func (a *Agent) point(ctx context.Context) error {
 	if err := markers.Publish(ctx, a.bus.JS, m); err != nil {
 		return err
 	}
-	a.log.Info("point cut", "point", m.ID, "frozen_ms", float64(c.frozen.Microseconds())/1e3, "seconds", time.Since(began).Seconds())
+	a.log.Info("point cut", "point", m.ID, "consistency", m.Consistency, "frozen_ms", float64(c.frozen.Microseconds())/1e3, "seconds", time.Since(began).Seconds())
 	for _, r := range a.replicas {
 		r.tell("point", 0, 0, fmt.Sprintf("%s frozen %v", m.ID, c.frozen.Round(time.Microsecond)))
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/sha256"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -37,7 +38,8 @@ type receiver struct {
 	drop     int // links to lose
 	bytes    int // of data blocks received
 	asked    bool
-	loseOpen bool // lose the next open and ask for it, naming the epoch before
+	apps     []map[uint64][]byte // images at application-consistent cuts
+	loseOpen bool                // lose the next open and ask for it, naming the epoch before
 }
 
 func receive(ctx context.Context, t *testing.T, b *bus.Bus, machine, disk string) *receiver {
@@ -106,6 +108,9 @@ func (r *receiver) take(b []byte) {
 func (r *receiver) apply(c *wire.Change) {
 	if c.Cut != nil {
 		r.cuts[c.Cut.Point] = r.sum(c.Cut.Size)
+		if c.Cut.Consistency == wire.App {
+			r.apps = append(r.apps, maps.Clone(r.image)) // blocks are never changed in place
+		}
 		return
 	}
 	data := c.Block.Data

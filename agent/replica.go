@@ -124,6 +124,13 @@ func (r *replica) state() error {
 	switch {
 	case r.pub == nil:
 		return errAgain
+	case r.pub.Err() != nil:
+		// Something was given up in the middle of the chain; what was handed over is
+		// remembered, a new epoch sends it again.
+		if r.why == "" {
+			r.why = "interrupted: " + r.pub.Err().Error()
+		}
+		return errAgain
 	case rc == nil:
 		return nil
 	case rc.Epoch > r.pub.Epoch():

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/leeward-dr/leeward/agent/hooks"
 	"github.com/leeward-dr/leeward/agent/quiesce"
 )
 
@@ -20,13 +21,16 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == "guard" {
 		os.Exit(quiesce.GuardMain())
 	}
+	if len(os.Args) == 2 && os.Args[1] == "hook-keeper" {
+		os.Exit(hooks.KeeperMain())
+	}
 	root := &cobra.Command{
 		Use:   "leeward-agent",
 		Short: "Replicates the disks of this machine to a Leeward vault",
 		Args:  cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.AddCommand(runCommand(), driversCommand(), &cobra.Command{
+	root.AddCommand(runCommand(), driversCommand(), hooksCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(*cobra.Command, []string) { fmt.Println("leeward-agent", version()) },
 	})

@@ -40,6 +40,7 @@ func exitCode(err error) int {
 type runFlags struct {
 	cfg     agent.Config
 	disks   []string
+	hooks   hookFlags
 	verbose bool
 	json    bool
 }
@@ -68,6 +69,8 @@ func runCommand() *cobra.Command {
 	s.StringVar(&f.cfg.CompressAt, "compress-at", f.cfg.CompressAt, "where blocks are compressed: agent or process-server")
 	s.IntVar(&f.cfg.WindowBytes, "window-bytes", f.cfg.WindowBytes, "`bytes` of each disk on their way to the stream")
 	s.BoolVar(&f.cfg.TakeOver, "take-over", false, "take the disks from the agent instance that holds them")
+	s.DurationVar(&f.cfg.Apps.Interval, "app-interval", f.cfg.Apps.Interval, "time between application-consistent points")
+	f.hooks.add(s, &f.cfg.Apps)
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	s.BoolVar(&f.json, "log-json", false, "log JSON also on a terminal")
 	return c
@@ -86,6 +89,9 @@ func (f *runFlags) run(ctx context.Context) error {
 			return usage{err}
 		}
 		f.cfg.Disks = append(f.cfg.Disks, dc)
+	}
+	if err := f.hooks.parse(&f.cfg.Apps); err != nil {
+		return usage{err}
 	}
 	if err := f.cfg.Validate(); err != nil {
 		return usage{err}

@@ -33,7 +33,9 @@ test,demo       ; ovmf                 ; /usr/share/OVMF/OVMF_CODE_4M.fd        
 test,demo       ; libnbd-bin           ; nbdinfo                                ; checking the NBD server with another client
 race            ; gcc                  ; cc                                     ; the race detector
 race            ; libc6-dev            ; /usr/include/stdlib.h                  ; the race detector
-demo,bench      ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
+test,demo,bench ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
+test            ; mariadb-server-core  ; mariadbd                               ; points of MariaDB
+test            ; mariadb-client-core  ; mariadb                                ; points of MariaDB
 demo,bench      ; postgresql-contrib   ; /usr/lib/postgresql/*/bin/pgbench      ; the load on the database
 test,bench      ; fio                  ; fio                                    ; the load on the disk
 demo            ; jq                   ; jq                                     ; reading what the CLI says

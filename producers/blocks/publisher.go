@@ -212,6 +212,9 @@ func (p *Publisher) settle(ctx context.Context, it *item) (uint64, error) {
 // Epoch is the epoch this Publisher makes.
 func (p *Publisher) Epoch() uint64 { return p.epoch }
 
+// Err says why the epoch is over; nil while it goes on.
+func (p *Publisher) Err() error { return context.Cause(p.ctx) }
+
 // Stats counts what happened so far.
 func (p *Publisher) Stats() Stats {
 	return Stats{Links: p.links.Load(), RawBytes: p.raw.Load(), Bytes: p.bytes.Load(), Refused: p.refused.Load(), LastError: p.lastError.Load().(string)}
