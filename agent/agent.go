@@ -24,13 +24,13 @@ type Agent struct {
 	bus      *bus.Bus
 	replicas []*replica
 	freezer  *quiesce.Freezer
+	apps     apps
 	instance string
 	host     string
 	facts    wire.Facts
 	closers  []func()
 	lost     chan *bus.Lease // a lease that somebody else took
 	told     map[string]bool // what the operator was told once
-	apps     apps
 }
 
 // New opens the disks, takes their leases and begins to follow them. Close gives
@@ -46,7 +46,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 			a.Close()
 		}
 	}()
-	if err := os.MkdirAll(cfg.StateDir, 0o711); err != nil {
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w: try --state-dir with a directory of yours", err)
 	}
 	for _, d := range cfg.Disks {

@@ -182,7 +182,7 @@ func (p *Publisher) again(why error) error {
 }
 
 func (p *Publisher) refuse(err error) {
-	p.refused.Add(1)
+	defer p.refused.Add(1) // whoever sees the count sees the reason too
 	if p.lastError.Swap(err.Error()) == "" {
 		p.o.Log.Warn("the stream takes no changes, waiting", "machine", p.machine, "disk", p.disk, "error", err)
 	}
