@@ -53,7 +53,7 @@ func receive(ctx context.Context, t *testing.T, b *bus.Bus, machine, disk string
 	if err != nil {
 		t.Fatal(err)
 	}
-	cc, err := cons.Consume(func(m jetstream.Msg) { r.take(m.Data()); _ = m.Ack() })
+	cc, err := cons.Consume(func(m jetstream.Msg) { r.take(m.Data()); _ = m.Ack() }, jetstream.PullPriorityGroup(streams.AnyGroup))
 	if err != nil {
 		t.Fatal(err)
 	}

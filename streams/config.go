@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -65,14 +66,23 @@ func (c Config) Streams() []jetstream.StreamConfig {
 	}, markers, receipts, events}
 }
 
+// AnyGroup is the priority group for pulls by hand and by process servers that
+// share nothing. Every pull of a partition's consumer must name a group.
+const AnyGroup = "any"
+
 // PartitionConsumer is the durable pull consumer of partition p of CHANGES.
 // Messages are acknowledged one by one, after the vault holds them.
+//
+// Its priority groups are AnyGroup and, once a process server owns the partition,
+// that server's: a pull that names another is refused, so one who lost a partition
+// is not served. Ensure leaves the groups as they are.
 func PartitionConsumer(p int) jetstream.ConsumerConfig {
 	name := fmt.Sprintf("process-%02d", p)
 	return jetstream.ConsumerConfig{
 		Durable: name, Name: name, FilterSubject: PartitionSubject(p),
 		AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute,
 		MaxAckPending: 4096, MaxWaiting: 64,
+		PriorityPolicy: jetstream.PriorityPolicyOverflow, PriorityGroups: []string{AnyGroup},
 	}
 }
 
@@ -88,7 +98,7 @@ func Ensure(ctx context.Context, js jetstream.JetStream, c Config) error {
 		}
 	}
 	for p := range Partitions {
-		if _, err := js.CreateOrUpdateConsumer(ctx, Changes, PartitionConsumer(p)); err != nil {
+		if err := ensurePartition(ctx, js, PartitionConsumer(p)); err != nil {
 			return fmt.Errorf("create consumer of partition %d: %w", p, err)
 		}
 	}
@@ -98,6 +108,38 @@ func Ensure(ctx context.Context, js jetstream.JetStream, c Config) error {
 	})
 	if err != nil {
 		return fmt.Errorf("create bucket %s: %w", Leases, err)
+	}
+	return EnsureShares(ctx, js, c.Replicas)
+}
+
+// ensurePartition creates or updates a partition's consumer without taking it from
+// its owner.
+func ensurePartition(ctx context.Context, js jetstream.JetStream, c jetstream.ConsumerConfig) error {
+	_, err := js.CreateConsumer(ctx, Changes, c)
+	if !errors.Is(err, jetstream.ErrConsumerExists) {
+		return err
+	}
+	old, err := js.Consumer(ctx, Changes, c.Durable)
+	if err != nil {
+		return err
+	}
+	have := old.CachedInfo().Config
+	if len(have.PriorityGroups) > 0 {
+		c.PriorityGroups = have.PriorityGroups
+	}
+	_, err = js.UpdateConsumer(ctx, Changes, c)
+	return err
+}
+
+// EnsureShares creates or updates the bucket Shares. It holds one small key, which
+// process servers write anew when it is gone.
+func EnsureShares(ctx context.Context, js jetstream.JetStream, replicas int) error {
+	_, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: Shares, Description: "which process server owns which partition, and which control is active",
+		History: 8, Storage: jetstream.FileStorage, Replicas: replicas,
+	})
+	if err != nil {
+		return fmt.Errorf("create bucket %s: %w", Shares, err)
 	}
 	return nil
 }

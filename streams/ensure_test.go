@@ -55,7 +55,7 @@ func TestEnsureTwiceAndAtOnceAndAfterRestart(t *testing.T) {
 	t.Parallel()
 	s := streamstest.StartWith(t, t.TempDir())
 	first := layout(t, s.Bus().JS)
-	if n := len(first); n != 5+streams.Partitions {
+	if n := len(first); n != 6+streams.Partitions {
 		t.Fatalf("%d streams and consumers", n)
 	}
 	subject := streams.ChangesSubject("m", "d")
@@ -82,7 +82,7 @@ func TestEnsureTwiceAndAtOnceAndAfterRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+	m, err := c.Next(jetstream.FetchMaxWait(5*time.Second), jetstream.FetchPriorityGroup(streams.AnyGroup))
 	if err != nil || string(m.Data()) != "kept" {
 		t.Fatalf("after the restart: %v", err)
 	}
@@ -143,7 +143,7 @@ func TestFullPushesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		m, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+		m, err := c.Next(jetstream.FetchMaxWait(5*time.Second), jetstream.FetchPriorityGroup(streams.AnyGroup))
 		if err != nil {
 			t.Fatal(err)
 		}

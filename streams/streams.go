@@ -21,6 +21,17 @@ const (
 // Leases is the key-value bucket that says which agent instance protects a disk.
 const Leases = "LEEWARD_LEASES"
 
+// Shares is the key-value bucket that says which process server owns which
+// partition, in the key SharesKey.
+const (
+	Shares    = "LEEWARD_SHARES"
+	SharesKey = "partitions"
+)
+
+// BeatSubject is where process servers tell each other that they are alive. It is
+// in no stream.
+const BeatSubject = root + ".process.beat"
+
 const root = "leeward"
 
 // Partition maps a disk to its partition: FNV-1a (32 bit) of "machine/disk",

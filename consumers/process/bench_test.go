@@ -89,7 +89,7 @@ func BenchmarkPublishToVault(b *testing.B) {
 			b.Fatal(err)
 		}
 		got := make(chan struct{}, len(ms))
-		cc, err := cons.Consume(func(m jetstream.Msg) { _ = m.Ack(); got <- struct{}{} }, jetstream.PullMaxBytes(16<<20))
+		cc, err := cons.Consume(func(m jetstream.Msg) { _ = m.Ack(); got <- struct{}{} }, jetstream.PullMaxBytes(16<<20), jetstream.PullPriorityGroup(streams.AnyGroup))
 		if err != nil {
 			b.Fatal(err)
 		}

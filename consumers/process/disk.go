@@ -16,10 +16,10 @@ import (
 // its goroutine, loop; what takes time or I/O runs as a task, one at a time, so that
 // deliveries are kept alive and links gathered while the vault works.
 type disk struct {
-	s         *Server
-	id        vault.DiskID
-	partition int
-	log       *slog.Logger
+	s    *Server
+	id   vault.DiskID
+	part *part
+	log  *slog.Logger
 
 	in       chan *link
 	asks     chan *ask
@@ -78,9 +78,9 @@ type told struct {
 	damage   bool
 }
 
-func newDisk(s *Server, id vault.DiskID, partition int) *disk {
+func newDisk(s *Server, id vault.DiskID, p *part) *disk {
 	return &disk{
-		s: s, id: id, partition: partition, log: s.log.With("machine", id.Machine, "disk", id.Disk),
+		s: s, id: id, part: p, log: s.log.With("machine", id.Machine, "disk", id.Disk),
 		in: make(chan *link, 8), asks: make(chan *ask, maxAsks), announce: make(chan struct{}, 1), drain: make(chan struct{}),
 		quota: semaphore.NewWeighted(s.cfg.perDisk()), done: make(chan func(), 1), touched: time.Now(),
 	}

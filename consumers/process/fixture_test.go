@@ -60,7 +60,8 @@ func newVault(t testing.TB, wrap func(store.Store) store.Store) *vault.Vault {
 // restless is a server's tempo in tests.
 func restless() tempo {
 	return tempo{hold: 150 * time.Millisecond, reset: 100 * time.Millisecond, touch: 100 * time.Millisecond, idle: time.Hour,
-		retry: 10 * time.Millisecond, retryMax: 100 * time.Millisecond, ask: 2 * time.Second, quiet: 10 * time.Second}
+		retry: 10 * time.Millisecond, retryMax: 100 * time.Millisecond, ask: 2 * time.Second, quiet: 10 * time.Second,
+		beat: 100 * time.Millisecond, leave: leaveTime}
 }
 
 func small() Config {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,11 +16,16 @@ import (
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
-// pull takes the messages of partition p until ctx ends.
-func (s *Server) pull(ctx context.Context, p int) {
+// pullExpiry is how long a request for messages lives: so long may a server that
+// lost a partition still get some. They are delivered again to the new owner.
+const pullExpiry = 10 * time.Second
+
+// pull takes the messages of a partition until it takes no more.
+func (s *Server) pull(pt *part) {
+	ctx, p := pt.pullCtx, pt.n
 	for wait := s.tempo.retry; ctx.Err() == nil; {
 		began := time.Now()
-		err := s.consume(ctx, p)
+		err := s.consume(ctx, pt)
 		if ctx.Err() != nil {
 			return
 		}
@@ -35,10 +41,18 @@ func (s *Server) pull(ctx context.Context, p int) {
 }
 
 // consume handles deliveries until ctx ends or the consumer is gone.
-func (s *Server) consume(ctx context.Context, p int) error {
-	cons, err := s.consumer(ctx, p)
+func (s *Server) consume(ctx context.Context, pt *part) error {
+	p := pt.n
+	cons, err := s.consumer(ctx, pt)
 	if err != nil {
 		return err
+	}
+	group := streams.AnyGroup
+	if s.share != nil {
+		group = s.share.group()
+		if err := s.claim(ctx, cons, p); err != nil {
+			return err
+		}
 	}
 	// What a server before us had not acknowledged is delivered again now, in order,
 	// instead of after its acknowledgement wait, out of order.
@@ -51,7 +65,7 @@ func (s *Server) consume(ctx context.Context, p int) error {
 		if ctx.Err() == nil {
 			s.deliver(ctx, p, m)
 		}
-	}, jetstream.PullMaxBytes(s.cfg.pullBytes(len(s.partitions))), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	}, jetstream.PullMaxBytes(s.ahead()), jetstream.PullExpiry(pullExpiry), jetstream.PullPriorityGroup(group), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		select {
 		case doubt <- err:
 		default:
@@ -71,7 +85,12 @@ func (s *Server) consume(ctx context.Context, p int) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-cc.Closed():
-			return fmt.Errorf("consumer of partition %d is closed", p)
+			select {
+			case err := <-doubt:
+				return fmt.Errorf("consumer of partition %d is closed: %w", p, err)
+			default:
+				return fmt.Errorf("consumer of partition %d is closed", p)
+			}
 		case err := <-doubt:
 			// Heartbeats missing, no responders, consumer deleted: is it still there?
 			if !s.connected(ctx) {
@@ -91,7 +110,8 @@ func (s *Server) connected(ctx context.Context) bool {
 
 // consumer finds partition p's durable consumer and makes it if it is gone: then
 // JetStream has lost its state, and RECEIPTS probably too.
-func (s *Server) consumer(ctx context.Context, p int) (jetstream.Consumer, error) {
+func (s *Server) consumer(ctx context.Context, pt *part) (jetstream.Consumer, error) {
+	p := pt.n
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	cfg := streams.PartitionConsumer(p)
@@ -102,9 +122,36 @@ func (s *Server) consumer(ctx context.Context, p int) (jetstream.Consumer, error
 	if cons, err = s.js.CreateOrUpdateConsumer(ctx, streams.Changes, cfg); err != nil {
 		return nil, fmt.Errorf("create consumer of partition %d: %w", p, err)
 	}
-	s.pulls.Go(func() { s.announce(s.pullCtx, p) })
+	pt.pulls.Go(func() { s.announce(pt.pullCtx, p) })
 	return cons, nil
 }
+
+// claim makes partition p's consumer serve this server alone: requests that name
+// another server's group are refused from now on. Whoever lost the partition and
+// does not know it yet learns it that way.
+func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, p int) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	mine, err := s.share.mine(ctx, p)
+	if err != nil {
+		return fmt.Errorf("claim partition %d: %w", p, err)
+	}
+	if !mine {
+		return fmt.Errorf("claim partition %d: %w", p, errNotOurs)
+	}
+	cfg, groups := cons.CachedInfo().Config, []string{streams.AnyGroup, s.share.group()}
+	if slices.Equal(cfg.PriorityGroups, groups) {
+		return nil
+	}
+	cfg.PriorityGroups = groups
+	if _, err := s.js.UpdateConsumer(ctx, streams.Changes, cfg); err != nil {
+		return fmt.Errorf("claim partition %d: %w", p, err)
+	}
+	return nil
+}
+
+// errNotOurs means that the table gives a partition to another server, or soon will.
+var errNotOurs = errors.New("another process server owns it")
 
 // again asks for everything of partition p that is not acknowledged, unless that
 // was done a moment ago.

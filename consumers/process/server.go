@@ -22,43 +22,40 @@ import (
 
 // Options of a Server that are no settings of an operator.
 type Options struct {
-	// Partitions are those this server owns, each from 0 to streams.Partitions-1.
-	// Nil: all.
+	// Partitions are those this server owns, whatever other servers do, each from 0
+	// to streams.Partitions-1. Nil: this server shares all partitions with the others
+	// on the bus.
 	Partitions []int
 	Log        *slog.Logger // nil: silent
 }
 
 // Server is a process server, see the package comment.
 type Server struct {
-	conn       *nats.Conn
-	js         jetstream.JetStream
-	vault      *vault.Vault
-	cfg        Config
-	limits     optimize.Limits
-	tempo      tempo
-	log        *slog.Logger
-	partitions []int
-	optimizer  *optimize.Optimizer
-	voice      *voice
-	memory     *semaphore.Weighted
-	slots      chan struct{}      // one for each commit at the same time
-	committed  func(vault.DiskID) // for tests: between commit and receipt
-	resets     [streams.Partitions]atomic.Int64
+	conn      *nats.Conn
+	js        jetstream.JetStream
+	vault     *vault.Vault
+	cfg       Config
+	limits    optimize.Limits
+	tempo     tempo
+	log       *slog.Logger
+	fixed     []int // partitions that are not shared with anybody
+	share     *share
+	optimizer *optimize.Optimizer
+	voice     *voice
+	memory    *semaphore.Weighted
+	slots     chan struct{}      // one for each commit at the same time
+	committed func(vault.DiskID) // for tests: between commit and receipt
+	resets    [streams.Partitions]atomic.Int64
 
-	ctx      context.Context // ends: drop everything
-	cancel   context.CancelFunc
-	pullCtx  context.Context // ends: take nothing more
-	pullStop context.CancelFunc
-	pulls    sync.WaitGroup // ends with pullCtx
-	loops    sync.WaitGroup // one for each disk
-	tasks    sync.WaitGroup
-	subs     []*nats.Subscription
-	service  micro.Service
+	ctx     context.Context // ends: drop everything
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	service micro.Service
 
-	mu      sync.Mutex
-	closing bool
-	disks   map[vault.DiskID]*disk
-	shown   map[vault.DiskID]DiskStats
+	mu    sync.Mutex
+	parts map[int]*part // what it owns now
+	disks map[vault.DiskID]*disk
+	shown map[vault.DiskID]DiskStats
 
 	counters
 }
@@ -67,11 +64,6 @@ type Server struct {
 func New(b *bus.Bus, v *vault.Vault, c Config, o Options) (*Server, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
-	}
-	if o.Partitions == nil {
-		for p := range streams.Partitions {
-			o.Partitions = append(o.Partitions, p)
-		}
 	}
 	for _, p := range o.Partitions {
 		if p < 0 || p >= streams.Partitions {
@@ -87,7 +79,7 @@ func New(b *bus.Bus, v *vault.Vault, c Config, o Options) (*Server, error) {
 	}
 	s := &Server{
 		conn: b.Conn, js: b.JS, vault: v, cfg: c, limits: optimize.Default(), tempo: patient(), log: o.Log,
-		partitions: o.Partitions, optimizer: opt, memory: semaphore.NewWeighted(c.MemoryBytes), slots: make(chan struct{}, c.Workers),
+		fixed: o.Partitions, parts: map[int]*part{}, optimizer: opt, memory: semaphore.NewWeighted(c.MemoryBytes), slots: make(chan struct{}, c.Workers),
 		disks: map[vault.DiskID]*disk{}, shown: map[vault.DiskID]DiskStats{},
 	}
 	s.limits.Bytes, s.limits.Age = c.BatchBytes, c.BatchAge
@@ -98,19 +90,18 @@ func New(b *bus.Bus, v *vault.Vault, c Config, o Options) (*Server, error) {
 // Start begins to pull and returns. Call it once.
 func (s *Server) Start(context.Context) error {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.pullCtx, s.pullStop = context.WithCancel(s.ctx)
 	s.voice.start(s.ctx, s.tempo)
-	for _, p := range s.partitions {
-		sub, err := s.conn.QueueSubscribe(streams.SumsPartition(p), "leeward-process", s.asked)
-		if err != nil {
-			return errors.Join(fmt.Errorf("subscribe to requests for sums: %w", err), s.Stop(context.Background()))
-		}
-		s.subs = append(s.subs, sub)
-		s.pulls.Go(func() { s.pull(s.pullCtx, p) })
+	var err error
+	if s.fixed != nil {
+		err = s.own(s.fixed)
+	} else {
+		err = join(s)
 	}
-	s.pulls.Go(func() { s.announce(s.pullCtx, s.partitions...) })
-	if err := s.register(); err != nil {
-		return errors.Join(fmt.Errorf("register the service: %w", err), s.Stop(context.Background()))
+	if err == nil {
+		err = s.register()
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("start the process server: %w", err), s.Stop(context.Background()))
 	}
 	return nil
 }
@@ -122,33 +113,18 @@ func (s *Server) Stop(ctx context.Context) error {
 	if s.ctx == nil {
 		return nil
 	}
-	s.pullStop()
-	for _, sub := range s.subs {
-		_ = sub.Unsubscribe() // fails only if the connection is gone
-	}
 	if s.service != nil {
 		_ = s.service.Stop()
 	}
-	s.pulls.Wait()
-	s.mu.Lock()
-	if !s.closing {
-		s.closing = true
-		for _, d := range s.disks {
-			close(d.drain)
-		}
+	if s.share != nil {
+		s.share.end()
 	}
-	s.mu.Unlock()
-	ended := make(chan struct{})
-	go func() { s.loops.Wait(); close(ended) }()
-	var err error
-	select {
-	case <-ended:
-	case <-ctx.Done():
-		err = fmt.Errorf("stop the process server: not everything was committed, it will be delivered again: %w", context.Cause(ctx))
+	err := s.leave(ctx, s.owned()...)
+	if s.share != nil {
+		s.share.resign(ctx)
 	}
 	s.voice.flush(ctx)
 	s.cancel()
-	<-ended
 	s.tasks.Wait()
 	s.voice.wait()
 	if err == nil && s.conn.IsConnected() {
@@ -159,19 +135,20 @@ func (s *Server) Stop(ctx context.Context) error {
 	return err
 }
 
-// pin returns the disk, started if need be, or nil when the server is stopping.
-// Until unpin it does not retire.
+// pin returns the disk, started if need be, or nil when its partition is not this
+// server's or is being given away. Until unpin it does not retire.
 func (s *Server) pin(id vault.DiskID) *disk {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing {
+	p := s.parts[streams.Partition(id.Machine, id.Disk)]
+	if p == nil || p.closing {
 		return nil
 	}
 	d := s.disks[id]
 	if d == nil {
-		d = newDisk(s, id, streams.Partition(id.Machine, id.Disk))
+		d = newDisk(s, id, p)
 		s.disks[id] = d
-		s.loops.Go(func() { d.loop(s.ctx) })
+		p.loops.Go(func() { d.loop(p.ctx) })
 	}
 	d.pins++
 	return d
@@ -187,7 +164,7 @@ func (s *Server) unpin(d *disk) {
 func (s *Server) forget(d *disk) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || d.pins > 0 || len(d.in) > 0 || len(d.asks) > 0 || len(d.announce) > 0 {
+	if d.part.closing || d.pins > 0 || len(d.in) > 0 || len(d.asks) > 0 || len(d.announce) > 0 {
 		return false
 	}
 	delete(s.disks, d.id)

@@ -232,7 +232,7 @@ func (d *disk) search(ctx context.Context, now time.Time) {
 	switch {
 	case !d.gap.again:
 		d.gap.again, d.gap.deadline = true, now.Add(d.s.tempo.hold)
-		d.s.again(ctx, d.partition)
+		d.s.again(ctx, d.part.n)
 	case !d.gap.read:
 		d.gap.read, d.reload = true, true
 		d.read(ctx)

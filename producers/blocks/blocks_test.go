@@ -40,7 +40,7 @@ func (c *collector) collect(ctx context.Context, b *bus.Bus, machine, disk strin
 		c.t.Fatal(err)
 	}
 	for uint64(len(c.links)) < until {
-		ms, err := cons.Fetch(64, jetstream.FetchMaxWait(200*time.Millisecond))
+		ms, err := cons.Fetch(64, jetstream.FetchMaxWait(200*time.Millisecond), jetstream.FetchPriorityGroup(streams.AnyGroup))
 		if err != nil {
 			if ctx.Err() != nil {
 				c.t.Fatalf("%d of %d links arrived: %v", len(c.links), until, err)
