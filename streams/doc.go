@@ -12,6 +12,7 @@
 //	leeward.barrier.<machine>.report              -         the agent         control
 //	leeward.policy.<machine>.set                  -         control           the machine's agent
 //	leeward.policy.<machine>.ask                  -         the agent         control
+//	leeward.process.beat                          -         process servers   process servers: who lives
 //	leeward.sums.<partition>.<machine>.<disk>     -         agents (request)  process servers (reply)
 //
 // A partition is two decimal digits, 00 to 63; Partition computes it from the

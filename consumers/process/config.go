@@ -68,6 +68,7 @@ type tempo struct {
 	retryMax time.Duration
 	ask      time.Duration // how long a request for sums waits
 	quiet    time.Duration // least time between two equal events
+	request  time.Duration // life of a request for messages: so long may one who lost a partition still get some
 	beat     time.Duration // how often servers that share partitions say that they live
 	leave    time.Duration // how long a partition that moves may take to be committed
 }
@@ -77,7 +78,7 @@ func patient() tempo {
 		hold: 2 * time.Second, reset: 10 * time.Second,
 		touch: streams.PartitionConsumer(0).AckWait / 3,
 		idle:  5 * time.Minute, retry: 200 * time.Millisecond, retryMax: 15 * time.Second,
-		ask: 5 * time.Second, quiet: 10 * time.Second, beat: time.Second, leave: leaveTime,
+		ask: 5 * time.Second, quiet: 10 * time.Second, request: 10 * time.Second, beat: time.Second, leave: leaveTime,
 	}
 }
 

@@ -43,6 +43,29 @@
 // fills, agents slow down; nothing is acknowledged. JetStream's state lost: the
 // receipts are published again from the vault's heads.
 //
+// # Sharing the partitions
+//
+// Process servers on one bus share the 64 partitions without being told how many
+// they are. Each says every second on streams.BeatSubject that it lives. The first
+// of the living (by instance) writes the table: one value in the bucket
+// streams.Shares, changed only by compare-and-set, that gives every partition to a
+// server, each as many as the others or one more. Everybody follows the table.
+//
+//	a server comes   some partitions get a next owner; the owner commits what it has,
+//	                 acknowledges, and hands them over in the table
+//	a server stops   it commits, acknowledges, and writes itself out of the table
+//	a server dies    missed for 4 of our own beats that came back (at once, if it ran
+//	                 on this machine and its process is gone), its partitions go to
+//	                 the living
+//	the bus is away  nobody hears even itself, so nobody counts as dead
+//	the table is     it is written anew; a table older than one that was followed
+//	lost             before is believed only when it stays
+//
+// One who lost a partition without knowing is a zombie. JetStream refuses it: the
+// owner puts its own group into the partition's consumer, and pulls that name
+// another are refused. What it got before, the vault refuses: each link is put if
+// absent. So two owners cost repeats, never data, and need no resync.
+//
 // # Memory
 //
 // Config.MemoryBytes bounds the links that wait, over all disks; one disk has at

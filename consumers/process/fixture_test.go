@@ -61,7 +61,7 @@ func newVault(t testing.TB, wrap func(store.Store) store.Store) *vault.Vault {
 func restless() tempo {
 	return tempo{hold: 150 * time.Millisecond, reset: 100 * time.Millisecond, touch: 100 * time.Millisecond, idle: time.Hour,
 		retry: 10 * time.Millisecond, retryMax: 100 * time.Millisecond, ask: 2 * time.Second, quiet: 10 * time.Second,
-		beat: 100 * time.Millisecond, leave: leaveTime}
+		request: 2 * time.Second, beat: 100 * time.Millisecond, leave: leaveTime}
 }
 
 func small() Config {

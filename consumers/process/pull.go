@@ -16,10 +16,6 @@ import (
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
-// pullExpiry is how long a request for messages lives: so long may a server that
-// lost a partition still get some. They are delivered again to the new owner.
-const pullExpiry = 10 * time.Second
-
 // pull takes the messages of a partition until it takes no more.
 func (s *Server) pull(pt *part) {
 	ctx, p := pt.pullCtx, pt.n
@@ -65,7 +61,7 @@ func (s *Server) consume(ctx context.Context, pt *part) error {
 		if ctx.Err() == nil {
 			s.deliver(ctx, p, m)
 		}
-	}, jetstream.PullMaxBytes(s.ahead()), jetstream.PullExpiry(pullExpiry), jetstream.PullPriorityGroup(group), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	}, jetstream.PullMaxBytes(s.ahead()), jetstream.PullExpiry(s.tempo.request), jetstream.PullPriorityGroup(group), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		select {
 		case doubt <- err:
 		default:

@@ -90,7 +90,7 @@ func (r *rig) sharing(name string) *Server {
 		r.t.Fatal(err)
 	}
 	s.tempo = patient() // a gap of a moment, on a busy machine, is not a loss
-	s.tempo.beat = 100 * time.Millisecond
+	s.tempo.request, s.tempo.beat = restless().request, restless().beat
 	return s.run(r.t)
 }
 
