@@ -46,7 +46,7 @@ func (s *Server) consume(ctx context.Context, pt *part) error {
 	group := streams.AnyGroup
 	if s.share != nil {
 		group = s.share.group()
-		if err := s.claim(ctx, cons, p); err != nil {
+		if cons, err = s.claim(ctx, cons, p); err != nil {
 			return err
 		}
 	}
@@ -125,25 +125,22 @@ func (s *Server) consumer(ctx context.Context, pt *part) (jetstream.Consumer, er
 // claim makes partition p's consumer serve this server alone: requests that name
 // another server's group are refused from now on. Whoever lost the partition and
 // does not know it yet learns it that way.
-func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, p int) error {
+func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, p int) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	mine, err := s.share.mine(ctx, p)
-	if err != nil {
-		return fmt.Errorf("claim partition %d: %w", p, err)
-	}
-	if !mine {
-		return fmt.Errorf("claim partition %d: %w", p, errNotOurs)
+	if err == nil && !mine {
+		err = errNotOurs
 	}
 	cfg, groups := cons.CachedInfo().Config, []string{streams.AnyGroup, s.share.group()}
-	if slices.Equal(cfg.PriorityGroups, groups) {
-		return nil
+	if err == nil && !slices.Equal(cfg.PriorityGroups, groups) {
+		cfg.PriorityGroups = groups
+		cons, err = s.js.UpdateConsumer(ctx, streams.Changes, cfg)
 	}
-	cfg.PriorityGroups = groups
-	if _, err := s.js.UpdateConsumer(ctx, streams.Changes, cfg); err != nil {
-		return fmt.Errorf("claim partition %d: %w", p, err)
+	if err != nil {
+		return nil, fmt.Errorf("claim partition %d: %w", p, err)
 	}
-	return nil
+	return cons, nil
 }
 
 // errNotOurs means that the table gives a partition to another server, or soon will.
