@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
 // Config sizes the streams.
@@ -86,30 +87,103 @@ func PartitionConsumer(p int) jetstream.ConsumerConfig {
 	}
 }
 
-// Ensure creates or updates every stream and partition consumer. It is safe to
-// call it from several processes at once.
+// Ensure creates or updates every stream, bucket and partition consumer. It raises
+// replicas and never lowers them. It is safe to call it from several processes at
+// once.
 func Ensure(ctx context.Context, js jetstream.JetStream, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
 	for _, s := range c.Streams() {
-		if _, err := js.CreateOrUpdateStream(ctx, s); err != nil {
+		err := patiently(ctx, func(ctx context.Context) (err error) {
+			if s.Replicas, err = replicas(ctx, js, s.Name, c.Replicas); err == nil {
+				_, err = js.CreateOrUpdateStream(ctx, s)
+			}
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("create stream %s: %w", s.Name, err)
 		}
 	}
+	// In a cluster each takes a round of its own; a few at a time do not wait for
+	// each other.
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
 	for p := range Partitions {
-		if err := ensurePartition(ctx, js, PartitionConsumer(p)); err != nil {
-			return fmt.Errorf("create consumer of partition %d: %w", p, err)
+		g.Go(func() error {
+			if err := patiently(gctx, func(ctx context.Context) error { return ensurePartition(ctx, js, PartitionConsumer(p)) }); err != nil {
+				return fmt.Errorf("create consumer of partition %d: %w", p, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, b := range c.buckets() {
+		err := patiently(ctx, func(ctx context.Context) (err error) {
+			if b.Replicas, err = replicas(ctx, js, "KV_"+b.Bucket, c.Replicas); err == nil {
+				_, err = js.CreateOrUpdateKeyValue(ctx, b)
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("create bucket %s: %w", b.Bucket, err)
 		}
 	}
-	_, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: Leases, Description: "which agent instance protects a disk",
-		TTL: LeaseTTL, Storage: jetstream.FileStorage, Replicas: c.Replicas,
-	})
-	if err != nil {
-		return fmt.Errorf("create bucket %s: %w", Leases, err)
+	return nil
+}
+
+// patiently does try again while a cluster has no leader or not all of its nodes,
+// until ctx ends. Requests that nobody takes are not answered, so each has its time.
+func patiently(ctx context.Context, try func(context.Context) error) error {
+	for {
+		c, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := try(c)
+		late := c.Err() != nil
+		cancel()
+		if code, _ := apiCode(err); err == nil || ctx.Err() != nil || !late && code != codeNoQuorum && code != codeNoPeers && code != codeInsufficient {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
-	return EnsureShares(ctx, js, c.Replicas)
+}
+
+// replicas returns want, or what the stream has if that is more.
+func replicas(ctx context.Context, js jetstream.JetStream, name string, want int) (int, error) {
+	s, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return want, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return max(want, s.CachedInfo().Config.Replicas), nil
+}
+
+func (c Config) buckets() []jetstream.KeyValueConfig {
+	return []jetstream.KeyValueConfig{
+		{
+			Bucket: Leases, Description: "which agent instance protects a disk",
+			TTL: LeaseTTL, Storage: jetstream.FileStorage, Replicas: c.Replicas,
+		},
+		{
+			Bucket: Roles, Description: "which of several processes does what only one may do",
+			TTL: LeaseTTL, Storage: jetstream.FileStorage, Replicas: c.Replicas,
+		},
+		sharesBucket(c.Replicas),
+	}
+}
+
+func sharesBucket(replicas int) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket: Shares, Description: "which process server owns which partition",
+		History: 8, Storage: jetstream.FileStorage, Replicas: replicas,
+	}
 }
 
 // ensurePartition creates or updates a partition's consumer without taking it from
@@ -124,6 +198,10 @@ func ensurePartition(ctx context.Context, js jetstream.JetStream, c jetstream.Co
 		return err
 	}
 	have := old.CachedInfo().Config
+	if have.AckPolicy == c.AckPolicy && have.AckWait == c.AckWait && have.MaxAckPending == c.MaxAckPending &&
+		have.PriorityPolicy == c.PriorityPolicy && len(have.PriorityGroups) > 0 {
+		return nil // in a cluster an update costs a round of all nodes
+	}
 	if len(have.PriorityGroups) > 0 {
 		c.PriorityGroups = have.PriorityGroups
 	}
@@ -131,20 +209,16 @@ func ensurePartition(ctx context.Context, js jetstream.JetStream, c jetstream.Co
 	return err
 }
 
-// EnsureShares creates or updates the bucket Shares. It holds one small key, which
+// EnsureShares creates the bucket Shares alone. It holds one small key, which
 // process servers write anew when it is gone.
 func EnsureShares(ctx context.Context, js jetstream.JetStream, replicas int) error {
-	_, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: Shares, Description: "which process server owns which partition, and which control is active",
-		History: 8, Storage: jetstream.FileStorage, Replicas: replicas,
-	})
-	if err != nil {
+	if _, err := js.CreateOrUpdateKeyValue(ctx, sharesBucket(replicas)); err != nil {
 		return fmt.Errorf("create bucket %s: %w", Shares, err)
 	}
 	return nil
 }
 
-// LeaseTTL is how long an agent's hold on a disk outlives its last renewal.
+// LeaseTTL is how long a hold on a disk or a role outlives its last renewal.
 const LeaseTTL = 15 * time.Second
 
 // LeaseKey is the key of a disk in the Leases bucket.

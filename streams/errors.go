@@ -16,6 +16,7 @@ import (
 // the server's public API.
 const (
 	codeAccountFull  = 10002 // the account's store is used up
+	codeNoPeers      = 10005 // not enough nodes for the copies
 	codeNoQuorum     = 10008 // a cluster without a leader
 	codeInsufficient = 10023 // the server's resources are used up
 	codeMemoryFull   = 10028 // the server's memory store is used up

@@ -21,6 +21,10 @@ const (
 // Leases is the key-value bucket that says which agent instance protects a disk.
 const Leases = "LEEWARD_LEASES"
 
+// Roles is the key-value bucket that says which of several processes does what only
+// one may do at a time; a key is a role.
+const Roles = "LEEWARD_ROLES"
+
 // Shares is the key-value bucket that says which process server owns which
 // partition, in the key SharesKey.
 const (
