@@ -50,6 +50,9 @@ var ErrUnreachable = errors.New("cannot reach")
 const (
 	connectTimeout = 5 * time.Second
 	closeTimeout   = 2 * time.Second
+	// pingEvery bounds how long a connection whose other end vanished without a word
+	// counts as up, together with silence (see dialer).
+	pingEvery = 10 * time.Second
 	// reconnectBuffer bounds what callers may publish while disconnected, in
 	// bytes. It is small: what the agent has to keep it keeps itself.
 	reconnectBuffer = 1 << 20
@@ -111,6 +114,7 @@ func (s *settings) natsOptions(ctx context.Context, closed chan struct{}) ([]nat
 	opts := []nats.Option{
 		nats.Name(s.name), nats.Timeout(timeout), nats.MaxReconnects(-1),
 		nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(750*time.Millisecond, 2*time.Second),
+		nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(2),
 		nats.ReconnectBufSize(reconnectBuffer), nats.IgnoreAuthErrorAbort(),
 		// Servers announce their other addresses; only the given ones were judged safe.
 		nats.IgnoreDiscoveredServers(),

@@ -12,6 +12,13 @@ import (
 // errPlain is law 9: nothing leaves the machine in the clear.
 var errPlain = errors.New("not encrypted")
 
+// silence is how long bytes that were sent may stay unacknowledged until the
+// connection counts as dead. Without it, a network that drops everything for half a
+// minute leaves a connection that retries ever more rarely, for many minutes.
+const silence = 20 * time.Second
+
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 4, Count: 2}
+
 // dialer opens TCP connections. It refuses an address off this machine when the
 // connection will not be encrypted; it looks at the resolved address, so that
 // neither a name nor a later change of a name gets around it.
@@ -40,7 +47,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	n := net.Dialer{Timeout: d.timeout}
+	n := net.Dialer{Timeout: d.timeout, KeepAliveConfig: keepAlive, Control: impatient}
 	if d.plain {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {

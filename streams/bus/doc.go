@@ -13,5 +13,13 @@
 // out late. What fences is the chain of the disk (package wire) and put-if-absent
 // in the vault.
 //
+// The lease of a role (AcquireRole) is the same for what only one of several
+// processes may do, as the active control does. It is lost, too, when it could not
+// be renewed for as long as it lives.
+//
+// A connection whose other end vanished without a word, as in a network that drops
+// everything, counts as dead after twenty to thirty seconds: pings, keep-alives and a
+// bound on unacknowledged bytes see to it.
+//
 // This package knows nothing of what the messages mean and never starts a server.
 package bus

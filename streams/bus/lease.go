@@ -48,6 +48,10 @@ type HeldError struct {
 
 // Error names the holder and what to try.
 func (e *HeldError) Error() string {
+	if e.Machine == "" {
+		return fmt.Sprintf("role %s is held by process %d on %s (instance %s, since %s)",
+			e.Disk, e.Holder.PID, e.Holder.Host, e.Holder.Instance, e.Holder.Since.UTC().Format(time.RFC3339))
+	}
 	return fmt.Sprintf("disk %s of %s is already protected by process %d on %s (instance %s, since %s): stop that agent, or take over with --take-over",
 		e.Disk, e.Machine, e.Holder.PID, e.Holder.Host, e.Holder.Instance, e.Holder.Since.UTC().Format(time.RFC3339))
 }
@@ -58,12 +62,13 @@ func (e *HeldError) Is(target error) bool { return target == ErrHeld }
 // Lease is a held lease. It is renewed until Release, or until it is lost.
 type Lease struct {
 	kv            jetstream.KeyValue
-	machine, disk string
+	bucket        string
+	machine, disk string // machine is empty: disk is a role
 	key           string
 	value         []byte
 	holder        Holder
 	log           *slog.Logger
-	every         time.Duration
+	ttl, every    time.Duration
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -87,16 +92,32 @@ func AcquireLease(ctx context.Context, js jetstream.JetStream, machine, disk str
 			return nil, err
 		}
 	}
+	return acquire(ctx, js, &Lease{bucket: streams.Leases, machine: machine, disk: disk, key: streams.LeaseKey(machine, disk), holder: h}, o)
+}
+
+// AcquireRole takes the lease of a role that only one process may have at a time, or
+// says who has it (*HeldError with Disk set to the role). Unlike the lease of a disk
+// it is lost, too, when it could not be renewed for as long as it lives: then
+// somebody else may have it.
+func AcquireRole(ctx context.Context, js jetstream.JetStream, role string, h Holder, o LeaseOptions) (*Lease, error) {
+	if h.Instance == "" {
+		return nil, fmt.Errorf("role %s: the holder has no instance id", role)
+	}
+	if err := streams.ValidName("role", role); err != nil {
+		return nil, err
+	}
+	return acquire(ctx, js, &Lease{bucket: streams.Roles, disk: role, key: role, holder: h}, o)
+}
+
+func acquire(ctx context.Context, js jetstream.JetStream, l *Lease, o LeaseOptions) (*Lease, error) {
 	if o.Alive == nil {
 		o.Alive = Alive
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Lease{
-		machine: machine, disk: disk, key: streams.LeaseKey(machine, disk), holder: h,
-		log: o.Log, done: make(chan struct{}), lost: make(chan struct{}),
-	}
+	l.log, l.done, l.lost = o.Log, make(chan struct{}), make(chan struct{})
+	machine, disk := l.machine, l.disk
 	if err := l.open(ctx, js); err != nil {
 		return nil, fmt.Errorf("lease of %s/%s: %w", machine, disk, err)
 	}
@@ -125,17 +146,17 @@ func (l *Lease) open(ctx context.Context, js jetstream.JetStream) (err error) {
 	if l.value, err = json.Marshal(l.holder); err != nil {
 		return err
 	}
-	if l.kv, err = js.KeyValue(ctx, streams.Leases); err != nil {
-		return fmt.Errorf("open bucket %s: %w", streams.Leases, err)
+	if l.kv, err = js.KeyValue(ctx, l.bucket); err != nil {
+		return fmt.Errorf("open bucket %s: %w", l.bucket, err)
 	}
 	status, err := l.kv.Status(ctx)
 	if err != nil {
-		return fmt.Errorf("read the settings of bucket %s: %w", streams.Leases, err)
+		return fmt.Errorf("read the settings of bucket %s: %w", l.bucket, err)
 	}
 	if status.TTL() <= 0 {
-		return fmt.Errorf("bucket %s has no TTL, so a dead holder would keep its leases: start `leeward up` once, which sets it", streams.Leases)
+		return fmt.Errorf("bucket %s has no TTL, so a dead holder would keep its leases: start `leeward up` once, which sets it", l.bucket)
 	}
-	l.every = status.TTL() / 3
+	l.ttl, l.every = status.TTL(), status.TTL()/3
 	return nil
 }
 
@@ -192,13 +213,21 @@ func (l *Lease) renew(ctx context.Context) {
 	defer close(l.done)
 	t := time.NewTicker(l.every)
 	defer t.Stop()
+	renewed := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
-		if to := l.keep(ctx); to != nil {
+		began := time.Now()
+		to, ok := l.keep(ctx)
+		if ok {
+			renewed = began
+		} else if to == nil && l.machine == "" && time.Since(renewed) > l.ttl-l.every && ctx.Err() == nil {
+			to = &Holder{} // nobody knows who
+		}
+		if to != nil {
 			l.mu.Lock()
 			l.to = *to
 			l.mu.Unlock()
@@ -210,35 +239,36 @@ func (l *Lease) renew(ctx context.Context) {
 	}
 }
 
-// keep renews once and returns the new holder if the lease is somebody else's.
+// keep renews once, reports whether it did, and returns the new holder if the lease
+// is somebody else's.
 // Without an answer from the server the lease is kept: whether it was lost shows
 // at the next answer, and until then nothing can be published either.
-func (l *Lease) keep(ctx context.Context) *Holder {
+func (l *Lease) keep(ctx context.Context) (*Holder, bool) {
 	ctx, cancel := context.WithTimeout(ctx, l.every)
 	defer cancel()
 	for range 3 {
 		rev, err := l.put(ctx, l.revision())
 		if err == nil {
 			l.setRevision(rev)
-			return nil
+			return nil, true
 		}
 		if !conflict(err) {
 			l.log.Warn("cannot renew the lease", "machine", l.machine, "disk", l.disk, "err", err)
-			return nil
+			return nil, false
 		}
 		// The key is not as we left it: our own renewal whose answer was lost, a
 		// server that forgot its tail, expired while we were cut off, or taken.
 		h, at, err := l.look(ctx)
 		if err != nil {
 			l.log.Warn("cannot read the lease", "machine", l.machine, "disk", l.disk, "err", err)
-			return nil
+			return nil, false
 		}
 		if h != nil && h.Instance != l.holder.Instance {
-			return h
+			return h, false
 		}
 		l.setRevision(at)
 	}
-	return nil
+	return nil, false
 }
 
 func (l *Lease) revision() uint64 {
@@ -254,7 +284,7 @@ func (l *Lease) setRevision(rev uint64) {
 }
 
 // Lost is closed when somebody else holds the lease. Being cut off from the bus
-// does not close it.
+// closes only a role's.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
 
 // LostTo says who holds the lease after Lost; before, it is zero.

@@ -288,3 +288,40 @@ func TestAlive(t *testing.T) {
 		}
 	}
 }
+
+// A role is one process's at a time, and not for longer than it can be renewed.
+func TestRole(t *testing.T) {
+	t.Parallel()
+	const ttl = 600 * time.Millisecond
+	s := streamstest.StartWith(t, t.TempDir())
+	if _, err := s.Bus().JS.CreateOrUpdateKeyValue(within(t), jetstream.KeyValueConfig{Bucket: streams.Roles, TTL: ttl, Storage: jetstream.FileStorage}); err != nil {
+		t.Fatal(err)
+	}
+	a, err := bus.AcquireRole(within(t), s.Bus().JS, "control", holder("a"), bus.LeaseOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bus.AcquireRole(within(t), s.Bus().JS, "control", holder("b"), bus.LeaseOptions{}); !errors.Is(err, bus.ErrHeld) || !strings.Contains(err.Error(), "role control") {
+		t.Fatalf("%v", err)
+	}
+	if lost(a) {
+		t.Fatal("lost while renewed")
+	}
+	s.Kill() // nobody can be asked
+	select {
+	case <-a.Lost():
+	case <-within(t).Done():
+		t.Fatal("a role that cannot be renewed is kept")
+	}
+	s.Restart()
+	eventually(t, "another to get the role", func() bool {
+		b, err := bus.AcquireRole(within(t), s.Bus().JS, "control", holder("b"), bus.LeaseOptions{})
+		if err == nil {
+			_ = b.Release(within(t))
+		}
+		return err == nil
+	})
+	if err := a.Release(within(t)); err != nil {
+		t.Fatal(err)
+	}
+}
