@@ -39,6 +39,12 @@
 // The store is synced every second, not at every message: what a power failure
 // takes from the tail, the agents send again (package wire, the chain).
 //
+// # Clusters
+//
+// RunNode runs one node of a cluster from a configuration file of the NATS server, as
+// `leeward nats run` does; deploy/nats has the file. WriteCluster makes the keys,
+// contexts and accounts that all nodes share.
+//
 // This package creates no stream (streams.Ensure does) and knows nothing of
 // messages.
 package embed
