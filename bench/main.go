@@ -4,6 +4,7 @@
 //	go run ./bench [flags]         initial replication, delta, restore, first read, beside restic, borg, qemu-img
 //	go run ./bench proof [flags]   points under load, each compared with the frozen disk
 //	go run ./bench chaos [flags]   kill -9 at random moments, nothing lost
+//	go run ./bench fleet [flags]   a cluster in network namespaces, broken again and again
 //
 // Everything that is measured is measured in the same run, in alternating order,
 // and given as a ratio; a figure that could not be taken says why. Results are kept
@@ -67,6 +68,8 @@ func run(ctx context.Context, args []string) error {
 			return runProof(ctx, args[1:])
 		case "chaos":
 			return runChaos(ctx, args[1:])
+		case "fleet":
+			return runFleet(ctx, args[1:])
 		case "first-read":
 			return firstRead(ctx, args[1:])
 		case "peers":

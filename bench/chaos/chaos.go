@@ -75,8 +75,8 @@ type trial struct {
 	res       *Result
 	dev, dir  string
 	unmount   func() error
-	appliance *keeper
-	agent     *keeper
+	appliance *rig.Keeper
+	agent     *rig.Keeper
 	site      *product.Site
 	ledger    *load.Ledger
 	seen      map[string]bool // points that control has ever listed
@@ -144,14 +144,14 @@ func (t *trial) start(ctx context.Context) (err error) {
 		return err
 	}
 	dir := filepath.Join(t.rig.Dir, "site")
-	if t.appliance, err = keep(t.rig, t.o.Bin.Up(dir, at)); err != nil {
+	if t.appliance, err = rig.Keep(t.rig, t.o.Bin.Up(dir, at)); err != nil {
 		return err
 	}
-	if t.site, err = product.Connect(ctx, dir, t.appliance.alive); err != nil {
+	if t.site, err = product.Connect(ctx, dir, t.appliance.Alive); err != nil {
 		return err
 	}
 	t.rig.Defer("disconnect", func() error { t.site.Close(); return nil })
-	t.agent, err = keep(t.rig, t.o.Bin.Protect(product.Protection{
+	t.agent, err = rig.Keep(t.rig, t.o.Bin.Protect(product.Protection{
 		Site: dir, Machine: machine, Disk: t.dev, Name: diskID, Capture: "trace", Interval: t.o.Interval,
 		// A busy machine with little memory must be frozen too, or there is no point to
 		// look at; how long that takes is another bench's question.
@@ -164,7 +164,7 @@ func (t *trial) start(ctx context.Context) (err error) {
 	return err
 }
 
-func (t *trial) alive() error { return errors.Join(t.appliance.alive(), t.agent.alive()) }
+func (t *trial) alive() error { return errors.Join(t.appliance.Alive(), t.agent.Alive()) }
 
 // await waits for a point whose cut is after a time.
 func (t *trial) await(ctx context.Context, after time.Time) (api.Point, error) {
@@ -209,10 +209,10 @@ func (t *trial) killOne(ctx context.Context, i int) error {
 	k.At = time.Now()
 	var err error
 	if k.Victim != "appliance" {
-		err = t.agent.kill()
+		err = t.agent.Kill()
 	}
 	if k.Victim != "agent" {
-		err = errors.Join(err, t.appliance.kill())
+		err = errors.Join(err, t.appliance.Kill())
 	}
 	if err != nil {
 		return err
@@ -222,7 +222,7 @@ func (t *trial) killOne(ctx context.Context, i int) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		t.bad("after kill %d (%s): %v; the agent's last words: %s; the appliance's: %s", i+1, k.Victim, err, t.agent.words(), t.appliance.words())
+		t.bad("after kill %d (%s): %v; the agent's last words: %s; the appliance's: %s", i+1, k.Victim, err, t.agent.Words(), t.appliance.Words())
 		return fmt.Errorf("kill %d (%s): %w", i+1, k.Victim, err)
 	}
 	k.Recovery = time.Since(k.At)

@@ -18,6 +18,10 @@ import (
 	"github.com/leeward-dr/leeward/control/api"
 )
 
+// excused are the agent's exit codes for what a kill brings about and a service
+// manager's next start cures: the disk is held, the server is away.
+var excused = []int{5, 6}
+
 // look takes the last point, stops everything, and examines the vault.
 func (t *trial) look(ctx context.Context) error {
 	t.res.Records, t.res.Stall = t.ledger.Len(), t.ledger.Slowest()
@@ -28,16 +32,16 @@ func (t *trial) look(ctx context.Context) error {
 	if err := t.events(ctx); err != nil {
 		return err
 	}
-	if err := t.agent.stop(); err != nil {
+	if err := t.agent.Stop(); err != nil {
 		t.bad("%v", err)
 	}
-	if err := t.appliance.stop(); err != nil {
+	if err := t.appliance.Stop(); err != nil {
 		t.bad("%v", err)
 	}
-	for _, e := range append(t.agent.ends(), t.appliance.ends()...) {
-		t.res.Ends = append(t.res.Ends, e.text)
-		if !slices.Contains(excused, e.code) {
-			t.bad("a program ended although nobody had asked for it: %s", e.text)
+	for _, e := range append(t.agent.Ends(), t.appliance.Ends()...) {
+		t.res.Ends = append(t.res.Ends, e.Text)
+		if !slices.Contains(excused, e.Code) {
+			t.bad("a program ended although nobody had asked for it: %s", e.Text)
 		}
 	}
 	if t.o.Sabotage {
@@ -87,7 +91,7 @@ func (t *trial) quiet(ctx context.Context) (want *rig.Image, point string, err e
 	}
 	p, err := t.await(ctx, time.Now())
 	if err != nil {
-		return nil, "", fmt.Errorf("the last point: %w; the agent's last words: %s", err, t.agent.words())
+		return nil, "", fmt.Errorf("the last point: %w; the agent's last words: %s", err, t.agent.Words())
 	}
 	after, err := rig.DeviceImage(ctx, t.dev)
 	if err != nil {

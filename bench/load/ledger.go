@@ -174,3 +174,13 @@ func whole(r io.Reader, seed, n uint64) (count int) {
 	}
 	return count
 }
+
+// First is when the first record was on the disk, now if none is.
+func (l *Ledger) First() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.synced) == 0 {
+		return time.Now()
+	}
+	return l.synced[0]
+}

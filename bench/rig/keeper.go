@@ -1,4 +1,4 @@
-package chaos
+package rig
 
 import (
 	"errors"
@@ -6,52 +6,46 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/leeward-dr/leeward/bench/rig"
 )
 
 // restartAfter is how long a service manager waits before it starts a service again.
 const restartAfter = 200 * time.Millisecond
 
-// exit is how a program ended.
-type exit struct {
-	code int
-	text string
+// Exit is how a program ended.
+type Exit struct {
+	Code int
+	Text string
 }
 
-// excused are the agent's exit codes for what a kill brings about and a service
-// manager's next start cures: the disk is held, the server is away.
-var excused = []int{5, 6}
-
-// keeper keeps one program running, as a service manager does.
-type keeper struct {
-	rig *rig.Rig
-	cmd rig.Command
+// Keeper keeps one program running, as a service manager does.
+type Keeper struct {
+	rig *Rig
+	cmd Command
 
 	mu sync.Mutex
 	// guarded by mu:
-	p       *rig.Process
+	p       *Process
 	killed  bool // the present process was killed by us
 	stopped bool
-	exits   []exit // ends that nobody asked for
+	exits   []Exit // ends that nobody asked for
 
 	done chan struct{}
 }
 
-// keep starts a program and keeps it running until stop.
-func keep(r *rig.Rig, cmd rig.Command) (*keeper, error) {
+// Keep starts a program and keeps it running until stop.
+func Keep(r *Rig, cmd Command) (*Keeper, error) {
 	p, err := r.Start(cmd)
 	if err != nil {
 		return nil, err
 	}
-	k := &keeper{rig: r, cmd: cmd, p: p, done: make(chan struct{})}
+	k := &Keeper{rig: r, cmd: cmd, p: p, done: make(chan struct{})}
 	go k.run()
 	r.Defer("stop keeping "+cmd.Name, func() error { k.halt(); return nil })
 	return k, nil
 }
 
 // run starts the program again whenever it has ended.
-func (k *keeper) run() {
+func (k *Keeper) run() {
 	defer close(k.done)
 	for {
 		k.mu.Lock()
@@ -61,7 +55,7 @@ func (k *keeper) run() {
 		k.mu.Lock()
 		stopped, killed := k.stopped, k.killed
 		if !stopped && !killed {
-			k.exits = append(k.exits, exit{p.ExitCode(), fmt.Sprintf("%s, code %d: %s", k.cmd.Name, p.ExitCode(), p.Tail(1))})
+			k.exits = append(k.exits, Exit{p.ExitCode(), fmt.Sprintf("%s, code %d: %s", k.cmd.Name, p.ExitCode(), p.Tail(1))})
 		}
 		k.mu.Unlock()
 		if stopped {
@@ -76,7 +70,7 @@ func (k *keeper) run() {
 	}
 }
 
-func (k *keeper) again() bool {
+func (k *Keeper) again() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.stopped {
@@ -84,15 +78,15 @@ func (k *keeper) again() bool {
 	}
 	p, err := k.rig.Start(k.cmd)
 	if err != nil {
-		k.exits = append(k.exits, exit{-1, err.Error()})
+		k.exits = append(k.exits, Exit{-1, err.Error()})
 		return false
 	}
 	k.p, k.killed = p, false
 	return true
 }
 
-// kill sends SIGKILL to the program, whatever it does at the moment.
-func (k *keeper) kill() error {
+// Kill sends SIGKILL to the program, whatever it does at the moment.
+func (k *Keeper) Kill() error {
 	k.mu.Lock()
 	k.killed = true
 	p := k.p
@@ -100,8 +94,8 @@ func (k *keeper) kill() error {
 	return p.Kill()
 }
 
-// stop ends the program cleanly.
-func (k *keeper) stop() error {
+// Stop ends the program cleanly.
+func (k *Keeper) Stop() error {
 	k.mu.Lock()
 	k.stopped = true
 	p := k.p
@@ -115,7 +109,7 @@ func (k *keeper) stop() error {
 }
 
 // halt ends it in any way.
-func (k *keeper) halt() {
+func (k *Keeper) halt() {
 	k.mu.Lock()
 	k.stopped = true
 	p := k.p
@@ -124,26 +118,35 @@ func (k *keeper) halt() {
 	<-k.done
 }
 
-// ends lists how the program ended when nobody had asked for it.
-func (k *keeper) ends() []exit {
+// Ends lists how the program ended when nobody had asked for it.
+func (k *Keeper) Ends() []Exit {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.exits)
 }
 
-// alive says why the program cannot be kept running.
-func (k *keeper) alive() error {
+// Alive says why the program cannot be kept running.
+func (k *Keeper) Alive() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.exits) > 100 {
-		return errors.New(k.cmd.Name + " ends again and again: " + k.exits[len(k.exits)-1].text)
+		return errors.New(k.cmd.Name + " ends again and again: " + k.exits[len(k.exits)-1].Text)
 	}
 	return nil
 }
 
-// words are the program's last words.
-func (k *keeper) words() string {
+// Words are the program's last words.
+func (k *Keeper) Words() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.p.Tail(2)
+}
+
+// Restart ends the program cleanly and starts it again, as an upgrade does.
+func (k *Keeper) Restart(patience time.Duration) error {
+	k.mu.Lock()
+	k.killed = true
+	p := k.p
+	k.mu.Unlock()
+	return p.Stop(patience)
 }
