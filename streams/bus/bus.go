@@ -50,6 +50,10 @@ var ErrUnreachable = errors.New("cannot reach")
 const (
 	connectTimeout = 5 * time.Second
 	closeTimeout   = 2 * time.Second
+	// ackWait is how long an asynchronous publish waits for its answer. An answer can be
+	// lost while this connection stays up: with the node that led the stream. Without a
+	// limit its publisher would wait for ever.
+	ackWait = 10 * time.Second
 	// pingEvery bounds how long a connection whose other end vanished without a word
 	// counts as up, together with silence (see dialer).
 	pingEvery = 10 * time.Second
@@ -82,7 +86,7 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 		return nil, s.explain(ctx, err)
 	}
 	s.connected()
-	b.JS, err = jetstream.New(b.Conn)
+	b.JS, err = jetstream.New(b.Conn, jetstream.WithPublishAsyncTimeout(ackWait))
 	if err != nil {
 		b.Close()
 		return nil, fmt.Errorf("use JetStream of %s: %w", s.where(), err)

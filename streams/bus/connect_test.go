@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"go.uber.org/goleak"
 
@@ -195,5 +196,30 @@ func TestCloseTwiceAndWhileDown(t *testing.T) {
 	b.Close()
 	if !b.Conn.IsClosed() {
 		t.Fatal("still open")
+	}
+}
+
+// An answer that is lost while the connection stays up, as when the node that led the
+// stream is cut off, is an error after a while: nobody waits for ever.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	b := streamstest.Start(t)
+	mute := jetstream.StreamConfig{Name: "MUTE", Subjects: []string{"mute"}, NoAck: true, Storage: jetstream.MemoryStorage}
+	if _, err := b.JS.CreateStream(within(t), mute); err != nil {
+		t.Fatal(err)
+	}
+	f, err := b.JS.PublishAsync("mute", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-f.Err():
+		if !errors.Is(err, jetstream.ErrAsyncPublishTimeout) || !streams.Retryable(err) {
+			t.Errorf("%v", err)
+		}
+	case <-f.Ok():
+		t.Error("a stream that does not answer has answered")
+	case <-within(t).Done():
+		t.Fatal("waiting for ever")
 	}
 }
