@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -101,12 +100,21 @@ func exclusive(t testing.TB, path string) (unlock func()) {
 	return func() { f.Close() }
 }
 
-// makeBootable finds the script beside this package.
+// makeBootable finds the script in the module that the test is of.
 func makeBootable(t testing.TB) string {
 	t.Helper()
-	_, here, _, ok := runtime.Caller(0)
-	if !ok || !filepath.IsAbs(here) {
-		t.Fatal("cannot tell where make-bootable.sh is: built with -trimpath")
+	dir, err := os.Getwd() // go test runs a package's tests in its folder
+	if err != nil {
+		t.Fatal(err)
 	}
-	return filepath.Join(filepath.Dir(here), "..", "..", "..", "deploy", "images", "make-bootable.sh")
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return filepath.Join(dir, "deploy", "images", "make-bootable.sh")
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			t.Fatal("cannot tell where make-bootable.sh is: no go.mod above the working directory")
+		}
+		dir = up
+	}
 }
