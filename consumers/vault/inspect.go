@@ -27,20 +27,22 @@ func (d *Digest) UnmarshalText(b []byte) error {
 // is set.
 type Object struct {
 	Key     string       `json:"key"`
-	Kind    string       `json:"kind"` // "vault", "slot", "disk key", "segment" or "point"
+	Kind    string       `json:"kind"` // "vault", "slot", "disk key", "segment", "point" or "pin"
 	Size    int64        `json:"size"` // bytes
 	ID      string       `json:"id,omitempty"`
 	Slot    *SlotInfo    `json:"slot,omitempty"`
 	Segment *SegmentInfo `json:"segment,omitempty"`
 	Point   *Point       `json:"point,omitempty"`
+	Pin     *Pin         `json:"pin,omitempty"`
 }
 
 // SlotInfo describes a key slot; it tells no secrets.
 type SlotInfo struct {
 	Kind    string `json:"kind"`
-	Passes  uint32 `json:"passes"`
-	Memory  uint32 `json:"memory_kib"`
-	Threads uint8  `json:"threads"`
+	Passes  uint32 `json:"passes,omitempty"`
+	Memory  uint32 `json:"memory_kib,omitempty"`
+	Threads uint8  `json:"threads,omitempty"`
+	Name    string `json:"name,omitempty"` // of a service's key
 }
 
 // SegmentInfo describes a segment.
@@ -101,11 +103,17 @@ func (v *Vault) inspect(ctx context.Context, o *Object) error {
 		if err != nil {
 			return err
 		}
-		o.Kind, o.ID = "slot", s.ID
-		o.Slot = &SlotInfo{Kind: fmt.Sprintf("unknown %d", s.Kind), Passes: s.Time, Memory: s.Memory, Threads: s.Threads}
-		if s.Kind == format.SlotPassphrase {
-			o.Slot.Kind = "passphrase"
+		o.Kind, o.ID = "slot", s.id()
+		o.Slot = slotInfo(s)
+		return nil
+	}
+	if point, ok := pinnedKey(o.Key); ok {
+		p, err := v.openPin(ctx, o.Key)
+		if err != nil {
+			return err
 		}
+		group, _, id, _ := parsePointKey(point)
+		o.Kind, o.ID, o.Pin = "pin", id, &Pin{Point: id, Group: group, Name: p.Name, Time: fromNano(p.Time)}
 		return nil
 	}
 	if d, ok := parseDiskKeyKey(o.Key); ok {
@@ -136,6 +144,17 @@ func (v *Vault) inspect(ctx context.Context, o *Object) error {
 		return nil
 	}
 	return invalid("%s: nothing in a vault has this name", o.Key)
+}
+
+func slotInfo(s slot) *SlotInfo {
+	if s.outer != nil {
+		return &SlotInfo{Kind: "outer", Name: s.outer.Name}
+	}
+	i := &SlotInfo{Kind: fmt.Sprintf("unknown %d", s.Kind), Passes: s.Time, Memory: s.Memory, Threads: s.Threads}
+	if s.Kind == format.SlotPassphrase {
+		i.Kind = "passphrase"
+	}
+	return i
 }
 
 func segmentInfo(id DiskID, s *segment) *SegmentInfo {

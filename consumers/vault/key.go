@@ -2,18 +2,21 @@ package vault
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
+	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
 	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
 )
 
 // Key opens a vault. Printing it does not show the secret.
 type Key struct {
 	passphrase string
+	wrapper    Wrapper    // instead of a passphrase
 	cost       seal.Argon // for slots made with this key; zero means the default
 }
 
@@ -22,6 +25,21 @@ const maxPassphrase = 4096
 
 // KeyFromPassphrase returns the key that is the passphrase p.
 func KeyFromPassphrase(p string) Key { return Key{passphrase: p} }
+
+// KeyFromWrapper returns the key that a service holds, such as an Azure Key Vault.
+func KeyFromWrapper(w Wrapper) Key { return Key{wrapper: w} }
+
+// Wrapper is a service that wraps small secrets with a key which never leaves it.
+type Wrapper interface {
+	// Name identifies the wrapping key with its version, such as the URL of a key in
+	// Azure Key Vault. It is stored in the clear; a slot is only tried by the wrapper
+	// that has its name.
+	Name() string
+	// Wrap returns secret, 32 bytes, wrapped: at most 1024 bytes.
+	Wrap(ctx context.Context, secret []byte) ([]byte, error)
+	// Unwrap is the reverse of Wrap.
+	Unwrap(ctx context.Context, wrapped []byte) ([]byte, error)
+}
 
 // KeyFromFile reads a passphrase from the first line of a file, which nobody but
 // its owner may read.
@@ -53,6 +71,12 @@ func KeyFromFile(path string) (Key, error) {
 }
 
 func (k Key) check() error {
+	if k.wrapper != nil {
+		if n := len(k.wrapper.Name()); n == 0 || n > format.MaxText {
+			return invalid("the name of the wrapping key has %d bytes, want 1 to %d", n, format.MaxText)
+		}
+		return nil
+	}
 	if k.passphrase == "" {
 		return invalid("the passphrase is empty")
 	}

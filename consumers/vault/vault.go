@@ -28,6 +28,7 @@ type Vault struct {
 	buffers chan []byte // for whole segments on their way to the store
 
 	mu       sync.Mutex
+	slot     string                // mu guards: id of the key slot it was opened with
 	diskKeys map[DiskID]seal.Key   // mu guards
 	near     map[DiskID]segmentRef // mu guards: the segment that Cut found last
 }
@@ -94,17 +95,13 @@ func Create(ctx context.Context, st store.Store, k Key) (*Vault, error) {
 	var id [16]byte
 	rand.Read(id[:]) // never fails
 	key := seal.NewKey()
-	slot, err := newSlot(id, key, k)
-	if err != nil {
-		return nil, fmt.Errorf("create vault: %w", err)
-	}
-	b, err := format.EncodeSlot(slot)
+	slot, b, err := newSlot(ctx, id, key, k)
 	if err != nil {
 		return nil, fmt.Errorf("create vault: %w", err)
 	}
 	// The slot first: a vault that can be seen can be opened. A slot left behind by a
 	// crash or a lost race belongs to no vault id and opens nothing.
-	if err := st.Put(ctx, slotKey(slot.ID), b); err != nil {
+	if err := st.Put(ctx, slotKey(slot), b); err != nil {
 		return nil, fmt.Errorf("create vault: %w", err)
 	}
 	if err := st.Put(ctx, markerKey, format.EncodeMarker(id)); err != nil {
@@ -113,7 +110,7 @@ func Create(ctx context.Context, st store.Store, k Key) (*Vault, error) {
 		}
 		return nil, fmt.Errorf("create vault: %w", err)
 	}
-	return newVault(st, id, key)
+	return newVault(st, id, key, slot)
 }
 
 func existingVault(st store.Store) error {
@@ -137,20 +134,20 @@ func Unlock(ctx context.Context, st store.Store, k Key) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open vault in %s: %w", st.URL(), damaged(markerKey, err))
 	}
-	key, err := unlock(ctx, st, id, k)
+	key, slot, err := unlock(ctx, st, id, k)
 	if err != nil {
 		return nil, fmt.Errorf("open vault in %s: %w", st.URL(), err)
 	}
-	return newVault(st, id, key)
+	return newVault(st, id, key, slot)
 }
 
-func newVault(st store.Store, id [16]byte, key seal.Key) (*Vault, error) {
+func newVault(st store.Store, id [16]byte, key seal.Key, slot string) (*Vault, error) {
 	c, err := newCodec()
 	if err != nil {
 		return nil, err
 	}
 	return &Vault{
-		id: id, st: st, key: key, codec: c,
+		id: id, st: st, key: key, slot: slot, codec: c,
 		buffers:  make(chan []byte, maxBuffers),
 		wrap:     key.Derive(nil, seal.NewPlace("leeward wrap disk keys")),
 		diskKeys: map[DiskID]seal.Key{},
@@ -163,73 +160,6 @@ func (v *Vault) ID() string { return hex.EncodeToString(v.id[:]) }
 
 // Store returns where the vault is.
 func (v *Vault) Store() store.Store { return v.st }
-
-// newSlot wraps a vault's key.
-func newSlot(id [16]byte, key seal.Key, k Key) (*format.Slot, error) {
-	cost := k.argon()
-	s := &format.Slot{
-		ID: strings.ToLower(rand.Text()[:16]), Kind: format.SlotPassphrase,
-		Time: cost.Time, Memory: cost.Memory, Threads: cost.Threads,
-	}
-	rand.Read(s.Salt[:]) // never fails
-	kek := cost.Stretch([]byte(k.passphrase), s.Salt[:])
-	s.Wrapped = kek.Wrap(key, slotPlace(id, s))
-	return s, nil
-}
-
-func slotPlace(id [16]byte, s *format.Slot) seal.Place {
-	return seal.NewPlace("leeward slot 1", id[:], s.Context())
-}
-
-// unlock tries k on every key slot.
-func unlock(ctx context.Context, st store.Store, id [16]byte, k Key) (seal.Key, error) {
-	var keys []string
-	err := st.List(ctx, slotPrefix, func(i store.Info) error {
-		keys = append(keys, i.Key)
-		return nil
-	})
-	if err != nil {
-		return seal.Key{}, err
-	}
-	var trouble error // a damaged slot matters only if no other one opens
-	for _, name := range keys {
-		s, err := readSlot(ctx, st, name)
-		if err != nil {
-			trouble = errors.Join(trouble, err)
-			continue
-		}
-		if s.Kind != format.SlotPassphrase {
-			continue
-		}
-		cost := seal.Argon{Time: s.Time, Memory: s.Memory, Threads: s.Threads}
-		kek := cost.Stretch([]byte(k.passphrase), s.Salt[:])
-		if key, err := kek.Unwrap(s.Wrapped, slotPlace(id, s)); err == nil {
-			return key, nil
-		}
-	}
-	if trouble != nil {
-		return seal.Key{}, trouble
-	}
-	if len(keys) == 0 {
-		return seal.Key{}, &DamageError{Key: slotPrefix, What: "there is no key slot", Try: tryCheck}
-	}
-	return seal.Key{}, fmt.Errorf("%w: none of %d key slots opens with it", ErrWrongKey, len(keys))
-}
-
-func readSlot(ctx context.Context, st store.Store, name string) (*format.Slot, error) {
-	b, err := st.Get(ctx, name, 0, -1)
-	if err != nil {
-		return nil, err
-	}
-	s, err := format.DecodeSlot(b)
-	if err == nil && slotKey(s.ID) != name {
-		err = contradiction("it says that it is slot %s", s.ID)
-	}
-	if err != nil {
-		return nil, damaged(name, err)
-	}
-	return s, nil
-}
 
 // diskKey returns a disk's key, or ErrNotFound if it has none yet.
 func (v *Vault) diskKey(ctx context.Context, d DiskID) (seal.Key, error) {

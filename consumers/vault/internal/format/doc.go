@@ -35,7 +35,12 @@
 //
 //	slot      "LWSLOT\r\n" | version u16 | body length u16 | body | CRC-32C u32 of all before
 //	body      msgpack array: id, kind, time, memory KiB, threads, salt, wrapped
+//	outer     "LWXSLOT\n" | version u16 | body length u16 | body | CRC-32C u32 of all before
+//	body      msgpack array: id, name, blob, wrapped
 //	disk key  "LWDKEY\r\n" | version u16 | wrapped [60] | CRC-32C u32 of all before
+//
+// An outer slot stands beside the others: a service wrapped the 32 bytes of a random
+// key, which is blob, with its key of that name; the random key wraps the vault's.
 //
 // wrapped is a nonce of 12 bytes and a sealed key of 32. The CRC tells a damaged
 // slot from a wrong passphrase; what keeps forgers out is the seal.

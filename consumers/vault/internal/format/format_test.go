@@ -104,6 +104,10 @@ func groupPoint() *Point {
 	return p
 }
 
+func outerSlot() *OuterSlot {
+	return &OuterSlot{ID: "slot2", Name: "https://keys.example/keys/leeward/1", Blob: []byte{1, 2, 3}, Wrapped: slot().Wrapped}
+}
+
 func slot() *Slot {
 	s := &Slot{ID: "abc", Kind: SlotPassphrase, Time: 3, Memory: 65536, Threads: 4, Salt: pattern(9)}
 	copy(s.Wrapped[:], bytes.Repeat([]byte("w"), WrappedSize))
@@ -132,6 +136,8 @@ func TestGolden(t *testing.T) {
 	golden(t, "point-group", ok(EncodePoint(groupPoint())))
 	golden(t, "slot", ok(EncodeSlot(slot())))
 	golden(t, "slot-context", slot().Context())
+	golden(t, "outer-slot", ok(EncodeOuterSlot(outerSlot())))
+	golden(t, "outer-slot-context", outerSlot().Context())
 	golden(t, "disk-key", EncodeDiskKey([WrappedSize]byte{1, 2, 3}))
 	golden(t, "vault", EncodeMarker([16]byte{0xde, 0xad, 15: 0xff}))
 }
@@ -149,6 +155,9 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if got, err := DecodeSlot(ok(EncodeSlot(slot()))); err != nil || !reflect.DeepEqual(got, slot()) {
 		t.Errorf("slot: %+v, %v", got, err)
+	}
+	if got, err := DecodeOuterSlot(ok(EncodeOuterSlot(outerSlot()))); err != nil || !reflect.DeepEqual(got, outerSlot()) {
+		t.Errorf("outer slot: %+v, %v", got, err)
 	}
 	if got, err := DecodeDiskKey(EncodeDiskKey(slot().Wrapped)); err != nil || got != slot().Wrapped {
 		t.Errorf("disk key: %v", err)

@@ -56,6 +56,18 @@ func FuzzSlot(f *testing.F) {
 	})
 }
 
+func FuzzOuterSlot(f *testing.F) {
+	f.Add(must(f)(EncodeOuterSlot(outerSlot())))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		b = fixCRC(b)
+		if x, err := DecodeOuterSlot(b); err == nil {
+			if again, err := EncodeOuterSlot(x); err != nil || !bytes.Equal(again, b) {
+				t.Errorf("%x became %x, %v", b, again, err)
+			}
+		}
+	})
+}
+
 // fixCRC lets the fuzzer past the checksum.
 func fixCRC(b []byte) []byte {
 	if len(b) < 4 {

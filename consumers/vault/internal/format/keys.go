@@ -11,6 +11,7 @@ import (
 
 const (
 	slotMagic    = "LWSLOT\r\n"
+	outerMagic   = "LWXSLOT\n"
 	diskKeyMagic = "LWDKEY\r\n"
 	markerFormat = "leeward-vault"
 )
@@ -61,9 +62,11 @@ func DecodeMarker(b []byte) (id [16]byte, err error) {
 // SlotKind tells what a slot's key is wrapped with.
 type SlotKind uint8
 
-// SlotPassphrase wraps with Argon2id of a passphrase. Other kinds are to come; a
-// reader passes over slots of a kind it does not know.
-const SlotPassphrase SlotKind = 1
+// The kinds of slot. A reader passes over slots of a kind it does not know.
+const (
+	SlotPassphrase SlotKind = 1 // wraps with Argon2id of a passphrase
+	SlotOuter      SlotKind = 2 // wraps with a key that a service keeps: see OuterSlot
+)
 
 // Slot is one way to the vault key.
 type Slot struct {
@@ -91,18 +94,22 @@ func EncodeSlot(s *Slot) ([]byte, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	return appendSlot(slotMagic, s)
+}
+
+func appendSlot(magic string, s any) ([]byte, error) {
 	body, err := encode(s)
 	if err != nil {
 		return nil, err
 	}
-	b := appendMagic(nil, slotMagic)
+	b := appendMagic(nil, magic)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
 	return appendCRC(append(b, body...)), nil
 }
 
-// DecodeSlot reads a key slot.
-func DecodeSlot(b []byte) (*Slot, error) {
-	rest, err := checkMagic(b, slotMagic)
+// slotBody returns what stands between length and checksum.
+func slotBody(b []byte, magic string) ([]byte, error) {
+	rest, err := checkMagic(b, magic)
 	if err != nil {
 		return nil, err
 	}
@@ -113,11 +120,70 @@ func DecodeSlot(b []byte) (*Slot, error) {
 	if len(rest) < 2 || int(binary.BigEndian.Uint16(rest)) != len(rest)-2 {
 		return nil, malformed("key slot of %d bytes", len(b))
 	}
+	return rest[2:], nil
+}
+
+// DecodeSlot reads a key slot.
+func DecodeSlot(b []byte) (*Slot, error) {
+	body, err := slotBody(b, slotMagic)
+	if err != nil {
+		return nil, err
+	}
 	s := new(Slot)
-	if err := decode(rest[2:], s); err != nil {
+	if err := decode(body, s); err != nil {
 		return nil, fmt.Errorf("key slot: %w", err)
 	}
 	return s, s.check()
+}
+
+// OuterSlot is a way to the vault key for who may use a key of some service: Blob is
+// a random key that the service has wrapped, and that key wraps the vault's.
+type OuterSlot struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // read by the encoder
+
+	ID      string
+	Name    string // of the service's key, such as its URL
+	Blob    []byte
+	Wrapped [WrappedSize]byte
+}
+
+// IsOuterSlot tells which of the two kinds of slot b looks like.
+func IsOuterSlot(b []byte) bool { return bytes.HasPrefix(b, []byte(outerMagic)) }
+
+// Context returns what the slot's seal is bound to beside the vault: all but Wrapped.
+func (s *OuterSlot) Context() []byte {
+	c := *s
+	c.Wrapped = [WrappedSize]byte{}
+	b, _ := encode(&c) // plain fields cannot fail
+	return b
+}
+
+// EncodeOuterSlot returns the bytes of an outer key slot.
+func EncodeOuterSlot(s *OuterSlot) ([]byte, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return appendSlot(outerMagic, s)
+}
+
+// DecodeOuterSlot reads an outer key slot.
+func DecodeOuterSlot(b []byte) (*OuterSlot, error) {
+	body, err := slotBody(b, outerMagic)
+	if err != nil {
+		return nil, err
+	}
+	s := new(OuterSlot)
+	if err := decode(body, s); err != nil {
+		return nil, fmt.Errorf("key slot: %w", err)
+	}
+	return s, s.check()
+}
+
+func (s *OuterSlot) check() error {
+	if len(s.Blob) == 0 || len(s.Blob) > MaxText {
+		return malformed("wrapped key of %d bytes, want 1 to %d", len(s.Blob), MaxText)
+	}
+	return checkText(s.ID, s.Name)
 }
 
 // check keeps a forged slot from costing more memory or time than a vault is worth.

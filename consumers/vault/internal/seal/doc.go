@@ -1,6 +1,7 @@
 // Package seal turns keys into seals: it derives, wraps, encrypts and binds.
 //
 //	passphrase --Argon2id(slot's salt)--> wraps the vault key
+//	service    --unwraps slot's blob--> wraps the vault key
 //	vault key  --HKDF("leeward wrap disk keys")--> wraps each disk key
 //	vault key  --HKDF(point's salt, place)--> seals a point
 //	disk key   --HKDF(segment's salt, place)--> seals the parts of a segment
@@ -13,9 +14,11 @@
 // additional data, so that objects cannot be swapped. The words and fields are
 //
 //	"leeward slot 1"      vault id, the slot without its wrapped key
+//	"leeward outer slot 1" vault id, the slot without its wrapped key
 //	"leeward disk key 1"  vault id, machine, disk
 //	"leeward segment 1"   vault id, machine, disk, epoch u64, first u64, level u8
 //	"leeward point 1"     vault id, object key
+//	"leeward pin 1"       vault id, object key
 //
 // Wrapped keys have a random nonce. A segment or point has 32 bytes of random salt,
 // hence a key of its own, and its parts are numbered: the nonce is the part's kind
