@@ -17,6 +17,12 @@ type CheckOptions struct {
 	// the sums must add up to each segment's digest. Without it, Check reads the ends
 	// of the segments.
 	ReadData bool
+	// Subset is the share of the segments' bytes, more than 0 and up to 1, that is read
+	// as with ReadData, beginning with the first segment whose key is greater than
+	// After: so that one check after another sees everything. Only what ReadData finds
+	// by adding up sums is not seen.
+	Subset float64
+	After  string
 	// Progress is told how many bytes of the vault's objects are done. Calls do not
 	// overlap.
 	Progress func(done, total int64)
@@ -27,7 +33,9 @@ type Report struct {
 	Disks    int
 	Segments int
 	Points   int
-	Bytes    int64 // of all objects
+	Bytes    int64  // of all objects
+	Read     int64  // bytes of segments that were read whole
+	Next     string // with Subset: After of the next check
 	Problems []Problem
 }
 
@@ -45,6 +53,9 @@ func (p Problem) String() string { return fmt.Sprintf("%s: %s; %s", p.Key, p.Wha
 // disk's chain is without gap or fork, and that every recovery point can be had. What
 // it finds is in the report; an error means that it could not look.
 func (v *Vault) Check(ctx context.Context, o CheckOptions) (*Report, error) {
+	if o.Subset < 0 || o.Subset > 1 {
+		return nil, invalid("check a share of %v: want more than 0, up to 1", o.Subset)
+	}
 	c := &checker{v: v, o: o, report: new(Report), disks: map[DiskID]*diskCheck{}}
 	if err := c.run(ctx); err != nil {
 		return nil, fmt.Errorf("check vault: %w", err)
@@ -61,6 +72,7 @@ type checker struct {
 	pins   []pinCheck
 	slots  int
 	marker bool
+	whole  map[string]bool // with Subset: segments to read whole
 	done   int64
 }
 
@@ -114,6 +126,7 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.v.st.List(ctx, "", c.sort); err != nil {
 		return err
 	}
+	c.sample()
 	if !c.marker {
 		c.problem(markerKey, "it is missing", tryRepair)
 	}

@@ -68,12 +68,15 @@ func (c *checker) segments(ctx context.Context, d *disk, dc *diskCheck, refs []s
 		return checked{r, s, err}, nil
 	}
 	n := readers
-	if c.o.ReadData {
+	if c.o.ReadData || c.o.Subset > 0 {
 		n = checkers
 	}
 	return inOrder(ctx, n, refs, read, func(x checked) error {
 		c.report.Segments++
 		c.advance(x.ref.size)
+		if c.o.ReadData || c.whole[d.keyOf(x.ref)] {
+			c.report.Read += x.ref.size
+		}
 		if errors.Is(x.err, errGone) && c.replaced(ctx, d, x.ref) {
 			return nil
 		}
@@ -222,10 +225,10 @@ func (dc *diskCheck) reach(at Position) (*segment, string) {
 
 // read reads a segment as deep as the options say.
 func (c *checker) read(ctx context.Context, d *disk, r segmentRef) (*segment, error) {
-	if !c.o.ReadData {
+	key := d.keyOf(r)
+	if !c.o.ReadData && !c.whole[key] {
 		return d.read(ctx, r, partIndex)
 	}
-	key := d.keyOf(r)
 	if r.size > format.MaxSegment {
 		return nil, damaged(key, contradiction("it has %d bytes, at most %d", r.size, format.MaxSegment))
 	}
