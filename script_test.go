@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/vaulttest"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
@@ -38,7 +40,7 @@ func TestScripts(t *testing.T) {
 			return payloads(e.WorkDir)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "mode": mode, "damage": damage, "copydir": copyDir,
+			"exits": exits, "mode": mode, "damage": damage, "copydir": copyDir, "usedslot": usedSlot,
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 	})
@@ -80,6 +82,23 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	b[len(b)/2] ^= 4
 	ts.Check(os.Chmod(all[0], 0o600))
 	ts.Check(os.WriteFile(all[0], b, 0o600))
+}
+
+// usedslot sets a variable to the slot that a key opens of the vault in v: usedslot KEYFILE NAME
+func usedSlot(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := vault.KeyFromFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	st, err := vault.OpenStore(ts.MkAbs("v"), false)
+	ts.Check(err)
+	v, err := vault.Unlock(context.Background(), st, key)
+	ts.Check(err)
+	slots, _, err := v.Keys(context.Background())
+	ts.Check(err)
+	for _, s := range slots {
+		if s.Used {
+			ts.Setenv(args[1], s.ID)
+		}
+	}
 }
 
 // copydir copies a directory: copydir FROM TO

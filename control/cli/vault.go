@@ -24,7 +24,7 @@ import (
 
 func (a *app) vaultCommand() *cobra.Command {
 	return noun("vault", "The vault itself: needs only its store and its key",
-		a.vaultInit(), a.vaultLs(), a.vaultInspect(), a.vaultCheck(), a.vaultRestore())
+		a.vaultInit(), a.vaultLs(), a.vaultInspect(), a.vaultCheck(), a.vaultPrune(), a.vaultKey(), a.vaultRestore())
 }
 
 // vaultVerb makes a command that opens the vault first.
@@ -80,11 +80,16 @@ func (v *vaultFlags) newKey(a *app) (key vault.Key, made bool, err error) {
 	}
 	f := *v
 	f.fill(a)
-	if _, err := os.Stat(f.keyFile); errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(f.keyFile), 0o700); err != nil {
+	return keyAt(f.keyFile)
+}
+
+// keyAt reads a key file, and makes one with a key if it is absent.
+func keyAt(path string) (key vault.Key, made bool, err error) {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return key, false, fmt.Errorf("make the key: %w", err)
 		}
-		file, err := os.OpenFile(f.keyFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return key, false, fmt.Errorf("make the key: %w", err)
 		}
@@ -97,7 +102,7 @@ func (v *vaultFlags) newKey(a *app) (key vault.Key, made bool, err error) {
 		}
 		made = true
 	}
-	key, err = vault.KeyFromFile(f.keyFile)
+	key, err = vault.KeyFromFile(path)
 	return key, made, err
 }
 
@@ -270,70 +275,4 @@ func snake(name string) string {
 		out.WriteRune(unicode.ToLower(c))
 	}
 	return out.String()
-}
-
-// checkDocument is what vault check found. Schema "leeward.vault-check.v1".
-type checkDocument struct {
-	Schema   string         `json:"schema"`
-	Vault    string         `json:"vault"`
-	URL      string         `json:"url"`
-	Disks    int            `json:"disks"`
-	Segments int            `json:"segments"`
-	Points   int            `json:"points"`
-	Bytes    int64          `json:"bytes"`
-	DataRead bool           `json:"data_read"`
-	Problems []checkProblem `json:"problems"`
-}
-
-type checkProblem struct {
-	Key  string `json:"key"`
-	What string `json:"what"`
-	Try  string `json:"try,omitempty"`
-}
-
-func (a *app) vaultCheck() *cobra.Command {
-	var o vault.CheckOptions
-	c := &cobra.Command{
-		Use: "check", Short: "Verify that every recovery point can be had", Args: args(),
-		Long: "Verify that every object is known and intact, that chains have no gap, and that every recovery point\n" +
-			"can be had. With --read-data everything is read, opened and compared with its digest.",
-	}
-	c.Flags().BoolVar(&o.ReadData, "read-data", false, "read and verify all data, not only the ends of the segments")
-	return a.vaultVerb(c, func(ctx context.Context, v *vault.Vault, _ []string) error {
-		p := newProgress(a.Err)
-		o.Progress = func(done, total int64) { p.show("check", done, total) }
-		r, err := v.Check(ctx, o)
-		p.done()
-		if err != nil {
-			return err
-		}
-		doc := checkDocument{
-			Schema: "leeward.vault-check.v1", Vault: v.ID(), URL: v.Store().URL(), Disks: r.Disks, Segments: r.Segments,
-			Points: r.Points, Bytes: r.Bytes, DataRead: o.ReadData, Problems: []checkProblem{},
-		}
-		for _, x := range r.Problems {
-			doc.Problems = append(doc.Problems, checkProblem{x.Key, x.What, x.Try})
-		}
-		if err := a.print(doc, func(w io.Writer) { checkTable(w, doc) }); err != nil {
-			return err
-		}
-		if n := len(doc.Problems); n > 0 {
-			return api.Errorf(api.CodeFailed, doc.Problems[0].Try, "the vault in %s has %d problems", doc.URL, n)
-		}
-		return nil
-	})
-}
-
-func checkTable(w io.Writer, d checkDocument) {
-	for _, p := range d.Problems {
-		fmt.Fprintf(w, "%s: %s\n  try: %s\n", p.Key, p.What, p.Try)
-	}
-	how := "the ends of the segments were read; --read-data reads everything"
-	if d.DataRead {
-		how = "all data was read and has its digests"
-	}
-	if len(d.Problems) > 0 {
-		how = "damaged"
-	}
-	fmt.Fprintf(w, "%d disks, %d segments, %d points, %s: %s\n", d.Disks, d.Segments, d.Points, size(d.Bytes), how)
 }
