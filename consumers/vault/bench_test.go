@@ -225,7 +225,7 @@ func BenchmarkOpenAt(b *testing.B) {
 				if _, err := r.ReadAt(p, 4096*1234); err != nil {
 					b.Fatal(err)
 				}
-				b.ReportMetric(float64(len(r.now.Load().pieces)), "extents")
+				b.ReportMetric(float64(len(r.now.Load().stack)), "layers")
 				r.Close()
 			}
 			report()

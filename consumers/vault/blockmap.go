@@ -87,8 +87,17 @@ type frameRef struct {
 	offset  uint32 // of its sealed bytes: MaxSegment fits
 	length  uint32 // of its sealed bytes
 	blocks  uint16 // when unpacked
+	layer   uint16 // index into the stack that source belongs to
 	codec   format.Codec
 }
+
+// frameID identifies a frame of a stack.
+type frameID struct {
+	layer           uint16
+	source, ordinal uint32
+}
+
+func (f *frameRef) id() frameID { return frameID{f.layer, f.source, f.ordinal} }
 
 func (f *frameRef) raw() int { return int(f.blocks) * BlockSize }
 
@@ -156,16 +165,22 @@ func (b *mapBuilder) layer(s *segment) ([]piece, error) {
 	return layer, nil
 }
 
-// done returns the map. What is zeros or covered for good is dropped.
-func (b *mapBuilder) done() blockMap {
+// done returns the map. What is covered for good is dropped, and with bottom, which
+// says that nothing older lies below, what is zeros.
+func (b *mapBuilder) done(bottom bool) *blockMap {
 	var all []piece
 	for n := len(b.layers) - 1; n >= 0; n-- {
 		all = overlay(all, b.layers[n])
 	}
-	all = slices.Clip(slices.DeleteFunc(all, func(p piece) bool { return p.frame == zeroFrame }))
+	if bottom {
+		all = slices.DeleteFunc(all, func(p piece) bool { return p.frame == zeroFrame })
+	}
+	all = slices.Clip(all)
 	used := make([]bool, len(b.frames))
 	for _, p := range all {
-		used[p.frame] = true
+		if p.frame != zeroFrame {
+			used[p.frame] = true
+		}
 	}
 	renamed := make([]uint32, len(b.frames))
 	kept := 0
@@ -177,9 +192,11 @@ func (b *mapBuilder) done() blockMap {
 		}
 	}
 	for i := range all {
-		all[i].frame = renamed[all[i].frame]
+		if all[i].frame != zeroFrame {
+			all[i].frame = renamed[all[i].frame]
+		}
 	}
-	return blockMap{pieces: all, frames: slices.Clip(b.frames[:kept]), sources: b.sources}
+	return &blockMap{pieces: all, frames: slices.Clip(b.frames[:kept]), sources: b.sources}
 }
 
 // from returns the index of the first piece that ends after block.
@@ -198,7 +215,7 @@ func (m *blockMap) runs(ids []uint32, maxBytes int) [][]uint32 {
 		if i > start {
 			first, last := &m.frames[ids[start]], &m.frames[ids[i-1]]
 			end := last.offset + last.length
-			near := f.source == first.source && f.offset >= end && f.offset-end <= maxGap
+			near := f.source == first.source && f.layer == first.layer && f.offset >= end && f.offset-end <= maxGap
 			if !near || int(f.offset+f.length-first.offset) > maxBytes || raw+f.raw() > 4*maxBytes {
 				out = append(out, ids[start:i])
 				start, raw = i, 0

@@ -46,7 +46,7 @@ func TestMapBuilder(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		m := b.done()
+		m := b.done(true)
 		last := uint64(0)
 		used := map[uint32]bool{}
 		for _, p := range m.pieces {

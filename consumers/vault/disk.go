@@ -32,6 +32,8 @@ func (v *Vault) disk(ctx context.Context, id DiskID) (*disk, error) {
 const (
 	levelRaw    = 0 // as committed
 	levelFolded = 1 // made of the raw ones by Maintain
+	// levelMap and more are no segments, but maps of many of them.
+	levelMap = 16
 )
 
 // segmentRef is a segment as the store lists it. The name says what a reader needs
@@ -41,17 +43,20 @@ type segmentRef struct {
 	level        uint8
 	size         int64     // bytes; 0 if not known
 	modified     time.Time // zero if not known
-	// Of a folded segment only:
+	// Of folded segments and maps only:
 	last  uint64   // its last link
 	until Position // it lacks what is overwritten before; positions that contain until don't miss it
+	sum   uint64   // of a map: which segments it stands for
 }
 
 // foldEnd is where a folded segment ends.
 func (r segmentRef) foldEnd() Position { return Position{r.epoch, r.last} }
 
+func (r segmentRef) isMap() bool { return r.level >= levelMap }
+
 // same reports whether both are the same object.
 func (r segmentRef) same(o segmentRef) bool {
-	return r.epoch == o.epoch && r.first == o.first && r.level == o.level && r.last == o.last && r.until == o.until
+	return r.epoch == o.epoch && r.first == o.first && r.level == o.level && r.last == o.last && r.until == o.until && r.sum == o.sum
 }
 
 func (d *disk) keyOf(r segmentRef) string { return r.key(d.id) }
@@ -94,6 +99,7 @@ type segment struct {
 	box    *seal.Box
 	frames []format.Frame // with partIndex
 	sums   []byte         // with partSums: 16 bytes a block, in the order of frames
+	chart  *chart         // of a map: instead of all else but Trailer, which has what links say
 }
 
 func (s *segment) end() Position { return Position{s.Epoch, s.Last} }

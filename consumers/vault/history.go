@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"sync"
+
+	"github.com/leeward-dr/leeward/consumers/vault/store"
 )
 
 // String returns "epoch/number".
@@ -33,41 +34,72 @@ type history map[uint64]*epochRefs
 // inside a folded segment counts for nothing where that can be used. So a name that
 // became free by folding can be taken again, by a process server that slept all the
 // while, and does no harm.
-type epochRefs struct{ raw, folded []segmentRef }
+//
+// Maps stand for segments too, for who only wants to know where blocks are.
+type epochRefs struct{ raw, folded, maps []segmentRef }
 
 func (d *disk) history(ctx context.Context) (history, error) {
 	h := history{}
-	err := d.list(ctx, 0, func(r segmentRef) error {
-		h.add(r)
+	err := d.v.st.List(ctx, segmentsPrefix(d.id), func(i store.Info) error {
+		h.listed(i)
 		return nil
 	})
-	return h, err
+	if err != nil {
+		return nil, fmt.Errorf("list segments of %s: %w", d.id, err)
+	}
+	return h, nil
 }
 
-// add adds a segment; segments come in the order of the store's list.
+// listed adds an object of a disk and reports whether its name is known.
+func (h history) listed(i store.Info) bool {
+	_, r, ok := parseSegmentKey(i.Key)
+	if !ok {
+		_, r, ok = parseMapKey(i.Key)
+	}
+	if ok {
+		r.size, r.modified = i.Size, i.Modified
+		h.add(r)
+	}
+	return ok
+}
+
+// add adds a segment or map; they come in the order of the store's list.
 func (h history) add(r segmentRef) {
 	e := h[r.epoch]
 	if e == nil {
 		e = new(epochRefs)
 		h[r.epoch] = e
 	}
-	if r.level == levelRaw {
+	switch {
+	case r.isMap():
+		e.maps = append(e.maps, r)
+	case r.level == levelRaw:
 		e.raw = append(e.raw, r)
-	} else {
+	default:
 		e.folded = append(e.folded, r)
 	}
 }
 
 // latest returns the newest epoch, 0 if there is none.
 func (h history) latest() (epoch uint64) {
-	for e := range h {
-		epoch = max(epoch, e)
+	for e, refs := range h {
+		if len(refs.raw)+len(refs.folded) > 0 {
+			epoch = max(epoch, e)
+		}
 	}
 	return epoch
 }
 
-// epochs returns all epochs, ascending.
-func (h history) epochs() []uint64 { return slices.Sorted(maps.Keys(h)) }
+// epochs returns all epochs that have segments, ascending.
+func (h history) epochs() (all []uint64) {
+	for e, refs := range h {
+		if len(refs.raw)+len(refs.folded) > 0 {
+			all = append(all, e)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
 
 // begin returns a segment with the first link of an epoch.
 func (e *epochRefs) begin() (segmentRef, bool) {
@@ -99,8 +131,23 @@ func at(refs []segmentRef, n uint64) int {
 // chain returns the segments to read for links 1 to last: folded ones where they can
 // be used, the longest first, raw ones elsewhere. Gaps are found by who reads them.
 func (e *epochRefs) chain(last uint64, usable func(segmentRef) bool) []segmentRef {
+	return e.chainOf(e.folded, last, usable)
+}
+
+// mapped is chain with maps where they can be used, for who wants no more than to know
+// where blocks are.
+func (e *epochRefs) mapped(last uint64, usable func(segmentRef) bool) []segmentRef {
+	if len(e.maps) == 0 {
+		return e.chain(last, usable)
+	}
+	both := slices.Concat(e.folded, e.maps)
+	slices.SortStableFunc(both, func(a, b segmentRef) int { return cmp.Compare(a.first, b.first) })
+	return e.chainOf(both, last, usable)
+}
+
+func (e *epochRefs) chainOf(ranges []segmentRef, last uint64, usable func(segmentRef) bool) []segmentRef {
 	var fit []segmentRef
-	for _, r := range e.folded {
+	for _, r := range ranges {
 		if r.last <= last && usable(r) {
 			fit = append(fit, r)
 		}
@@ -195,6 +242,10 @@ func (l lineage) after(p Position) (refs []segmentRef, ok bool) {
 
 // lineage returns what the disk at p is made of.
 func (d *disk) lineage(ctx context.Context, h history, p Position) (lineage, error) {
+	return d.lineageOf(ctx, h, p, (*epochRefs).chain)
+}
+
+func (d *disk) lineageOf(ctx context.Context, h history, p Position, chain func(*epochRefs, uint64, func(segmentRef) bool) []segmentRef) (lineage, error) {
 	var all lineage
 	for p != (Position{}) {
 		begin, ok := h[p.Epoch].begin()
@@ -211,7 +262,7 @@ func (d *disk) lineage(ctx context.Context, h history, p Position) (lineage, err
 	slices.Reverse(all)
 	for i := range all {
 		b := &all[i]
-		b.refs = h[b.epoch].chain(b.last, func(r segmentRef) bool { return all.contains(r.until) })
+		b.refs = chain(h[b.epoch], b.last, func(r segmentRef) bool { return all.contains(r.until) })
 	}
 	return all, nil
 }
@@ -312,7 +363,12 @@ func (d *disk) follows(prev, s *segment) error {
 // walk reads segments in order and calls yield for each, after checking that it
 // continues the one before; prev is what the first has to continue.
 func (d *disk) walk(ctx context.Context, prev *segment, refs []segmentRef, want parts, yield func(*segment) error) error {
-	read := func(ctx context.Context, r segmentRef) (*segment, error) { return d.read(ctx, r, want) }
+	read := func(ctx context.Context, r segmentRef) (*segment, error) {
+		if r.isMap() {
+			return d.openMap(ctx, r)
+		}
+		return d.read(ctx, r, want)
+	}
 	return inOrder(ctx, readers, refs, read, func(s *segment) error {
 		if err := d.follows(prev, s); err != nil {
 			return err

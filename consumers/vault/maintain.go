@@ -46,7 +46,8 @@ type Maintained struct {
 	Removed []KeptPoint   `json:"removed"` // points that are gone
 	Folded  int           `json:"folded"`  // segments written
 	Written int64         `json:"written"` // bytes
-	Deleted int           `json:"deleted"` // segments deleted
+	Mapped  int           `json:"mapped"`  // maps written
+	Deleted int           `json:"deleted"` // segments and maps deleted
 	Freed   int64         `json:"freed"`   // bytes
 	Took    time.Duration `json:"took"`
 }
@@ -276,10 +277,12 @@ func (m *maintainer) disk(ctx context.Context, id DiskID) error {
 			return err
 		}
 	}
-	if m.o.NoDelete {
-		return nil
+	if !m.o.NoDelete {
+		if err := m.sweep(ctx, d); err != nil {
+			return err
+		}
 	}
-	return m.sweep(ctx, d)
+	return m.maps(ctx, d)
 }
 
 // look lists the points and the disk, in this order: a position listed later is too
@@ -372,7 +375,7 @@ func (m *maintainer) sweep(ctx context.Context, d *disk) error {
 	if err != nil || t == nil {
 		return err
 	}
-	for _, r := range t.garbage(d) {
+	for _, r := range slices.Concat(t.staleMaps(d), t.garbage(d)) { // a map goes before what it stands for
 		if err := m.v.st.Delete(ctx, d.keyOf(r)); err != nil {
 			return fmt.Errorf("delete segment: %w", err)
 		}

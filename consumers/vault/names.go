@@ -18,6 +18,7 @@ const (
 	pinPrefix     = "pins/"
 	pinSuffix     = ".pin"
 	segmentSuffix = ".seg"
+	mapSuffix     = ".map"
 	pointSuffix   = ".point"
 	pointTime     = "20060102T150405.000000000Z"
 	maxNameLength = 64
@@ -62,6 +63,9 @@ func segmentKey(d DiskID, epoch, first uint64) string {
 }
 
 func (r segmentRef) key(d DiskID) string {
+	if r.isMap() {
+		return fmt.Sprintf("%sm%d/%016x-%016x-%016x-%016x-%016x%s", epochPrefix(d, r.epoch), r.level-levelMap, r.first, r.last, r.until.Epoch, r.until.Number, r.sum, mapSuffix)
+	}
 	if r.level == levelRaw {
 		return fmt.Sprintf("%sl0/%016x%s", epochPrefix(d, r.epoch), r.first, segmentSuffix)
 	}
@@ -94,6 +98,28 @@ func parseSegmentKey(key string) (d DiskID, r segmentRef, ok bool) {
 		return d, r, false
 	}
 	return d, r, r.first != 0 && r.epoch != 0 && r.key(d) == key
+}
+
+// parseMapKey is the reverse of segmentRef.key for a map.
+func parseMapKey(key string) (d DiskID, r segmentRef, ok bool) {
+	t := strings.Split(key, "/")
+	if len(t) != 6 || len(t[4]) != 2 || t[4][0] != 'm' || t[4][1] < '1' || t[4][1] > '9' {
+		return d, r, false
+	}
+	name, _ := strings.CutSuffix(t[5], mapSuffix)
+	numbers := strings.Split(name, "-")
+	if len(numbers) != 5 {
+		return d, r, false
+	}
+	d, r.level = DiskID{t[1], t[2]}, levelMap+t[4][1]-'0'
+	r.epoch, _ = parseHex(t[3])
+	for i, n := range []*uint64{&r.first, &r.last, &r.until.Epoch, &r.until.Number, &r.sum} {
+		*n, _ = parseHex(numbers[i])
+	}
+	if r.epoch == 0 || r.first == 0 || r.last < r.first || r.until.Compare(r.foldEnd()) < 0 {
+		return d, r, false
+	}
+	return d, r, r.key(d) == key && d.check() == nil && t[0]+"/" == diskPrefix
 }
 
 func parseHex(s string) (uint64, bool) {

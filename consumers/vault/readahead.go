@@ -88,18 +88,35 @@ func (r *Reader) readAhead(off int64, n int) {
 		return
 	}
 	w := r.now.Load()
-	var mine []*entry
+	if w.inMemory() {
+		r.fetchAhead(w, start, stop)
+		return
+	}
+	// Looking up where the data is may have to wait for the store.
+	// ReadAt, our caller, has entered: Close cannot have passed Wait.
+	r.wg.Go(func() { r.fetchAhead(w, start, stop) })
+}
+
+// fetchAhead claims what is between start and stop, and lets it be fetched.
+func (r *Reader) fetchAhead(w *view, start, stop int64) {
+	m, err := w.window(r.ctx, uint64(start)/BlockSize, blocksOf(uint64(min(stop, r.size))))
+	if err != nil {
+		<-r.ahead.slots
+		return // who reads there will see it
+	}
+	var mine []*frameEntry
+	var todo []uint32
 	room := r.ahead.budget
-	for i := w.from(uint64(start) / BlockSize); i < len(w.pieces) && int64(w.pieces[i].start())*BlockSize < stop && room > 0; i++ {
-		f := w.pieces[i].frame
-		if e, fetch := w.cache.claim(f); fetch {
+	for i := m.from(uint64(start) / BlockSize); i < len(m.pieces) && int64(m.pieces[i].start())*BlockSize < stop && room > 0; i++ {
+		f := m.pieces[i].frame
+		if e, fetch := w.cache.claim(m.frames[f].id()); fetch {
 			mine = append(mine, e)
-			room -= int64(w.frames[f].raw())
+			todo = append(todo, f)
+			room -= int64(m.frames[f].raw())
 		}
 	}
-	// ReadAt, our caller, has entered: Close cannot have passed Wait.
 	r.wg.Go(func() {
 		defer func() { <-r.ahead.slots }()
-		w.fetch(mine)
+		w.fetch(m, todo, mine)
 	})
 }

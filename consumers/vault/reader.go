@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -70,7 +71,7 @@ func (v *Vault) openAt(ctx context.Context, id DiskID, at Position, o ReaderOpti
 	if r.budget <= 0 {
 		r.budget = defaultCache
 	}
-	last, err := r.renew(ctx)
+	last, err := r.renew(ctx, false)
 	if err != nil {
 		return nil, err
 	}
@@ -83,57 +84,93 @@ func (v *Vault) openAt(ctx context.Context, id DiskID, at Position, o ReaderOpti
 // view is what a Reader reads from: a choice of segments, of which Maintain may
 // replace some while the Reader is open.
 type view struct {
-	blockMap
+	stack
 	r     *Reader
-	cache *cache
+	cache *cache[frameID, []byte]
 }
 
-// renew chooses the segments to read from, as they are now.
-func (r *Reader) renew(ctx context.Context) (last *segment, err error) {
-	var m mapBuilder
-	err = steady(func() error {
-		m = mapBuilder{}
-		return r.d.build(ctx, r.at, func(s *segment) error {
-			last = s
-			return m.add(s)
-		})
-	})
+// renew chooses what to read from, as it is now: maps where there are any, unless
+// plain says to do without.
+func (r *Reader) renew(ctx context.Context, plain bool) (last *segment, err error) {
+	var s stack
+	look := func() error {
+		s, last, err = r.d.stack(ctx, r.at, plain)
+		return err
+	}
+	err = steady(look)
+	if errors.Is(err, errMap) || errors.Is(err, errGone) { // a map that nobody repaired
+		plain = true
+		err = steady(look)
+	}
 	if err != nil {
 		return nil, err
 	}
-	r.now.Store(&view{blockMap: m.done(), r: r, cache: newCache(r.budget)})
+	size := func(b []byte) int64 { return int64(len(b)) }
+	r.now.Store(&view{stack: s, r: r, cache: newCache[frameID](r.budget, size)})
 	return last, nil
 }
 
 // renewed makes sure that the view is another than w, which was found to be out of
 // date.
-func (r *Reader) renewed(w *view) error {
+func (r *Reader) renewed(w *view, plain bool) error {
 	r.again.Lock()
 	defer r.again.Unlock()
 	if r.now.Load() != w {
 		return nil // somebody else did it
 	}
-	_, err := r.renew(r.ctx)
+	_, err := r.renew(r.ctx, plain)
 	return err
 }
 
-// current runs f with the view, and again with a new one if segments vanished.
+// current runs f with the view, and again with a new one if segments vanished or a map
+// cannot be used.
 func (r *Reader) current(f func(w *view) error) error {
 	for try := 1; ; try++ {
 		w := r.now.Load()
 		err := f(w)
-		if !errors.Is(err, errGone) || try == looks {
+		bad := errors.Is(err, errMap)
+		if !bad && !errors.Is(err, errGone) || try == looks {
 			return err
 		}
-		if err := r.renewed(w); err != nil {
+		// A map may name segments that are gone: the last tries do without.
+		if err := r.renewed(w, bad || try > 1); err != nil {
 			return err
 		}
 	}
 }
 
-// build calls yield for each segment that the disk at a position is made of, oldest
-// first.
-func (d *disk) build(ctx context.Context, at Position, yield func(*segment) error) error {
+// stack returns the layers that the disk at a position is made of, and the last
+// segment or map.
+func (d *disk) stack(ctx context.Context, at Position, plain bool) (s stack, last *segment, err error) {
+	var m mapBuilder
+	parts := newParts(partsBudget)
+	flush := func() {
+		if len(m.sources) > 0 {
+			s = append(s, m.done(len(s) == 0))
+			m = mapBuilder{}
+		}
+	}
+	err = d.build(ctx, at, plain, func(x *segment) error {
+		last = x
+		if x.chart == nil {
+			return m.add(x)
+		}
+		flush()
+		x.chart.parts, x.chart.slot = parts, len(s)
+		s = append(s, x.chart)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	flush()
+	slices.Reverse(s) // newest first
+	return s, last, nil
+}
+
+// build calls yield for each segment or, unless plain, map that the disk at a position
+// is made of, oldest first.
+func (d *disk) build(ctx context.Context, at Position, plain bool, yield func(*segment) error) error {
 	h, err := d.history(ctx)
 	if err != nil {
 		return err
@@ -141,7 +178,11 @@ func (d *disk) build(ctx context.Context, at Position, yield func(*segment) erro
 	if h[at.Epoch] == nil || at.Number == 0 {
 		return fmt.Errorf("%w: the vault has no such position", ErrNotFound)
 	}
-	line, err := d.lineage(ctx, h, at)
+	chain := (*epochRefs).mapped
+	if plain {
+		chain = (*epochRefs).chain
+	}
+	line, err := d.lineageOf(ctx, h, at, chain)
 	if err != nil {
 		return err
 	}
@@ -153,6 +194,8 @@ func (d *disk) build(ctx context.Context, at Position, yield func(*segment) erro
 	switch {
 	case err == nil && end == at:
 		return nil
+	case errors.Is(err, errMap):
+		return err
 	case h.dropped(line):
 		return fmt.Errorf("%w: the position is not kept any more: what it needs was folded into later ones", ErrNotFound)
 	case err != nil:
@@ -190,20 +233,64 @@ func (r *Reader) enter() bool {
 	return !r.closed
 }
 
+// chunk is how many blocks a window has when all of the disk is wanted: 2 GiB.
+const chunk = 1 << 19
+
 // Extents calls yield for every run of bytes that may hold data, ascending, until it
-// returns false. What lies between reads as zeros.
+// returns false. What lies between reads as zeros. Where the vault does not tell, for
+// it cannot be read, there may be data: who reads it will see the error.
 func (r *Reader) Extents(yield func(off, length int64) bool) {
-	pieces := r.now.Load().pieces
-	for i := 0; i < len(pieces); {
-		start, end := pieces[i].start(), pieces[i].end()
-		for i++; i < len(pieces) && pieces[i].start() == end; i++ {
-			end = pieces[i].end()
+	start, end := int64(-1), int64(0) // the run so far
+	more := true
+	add := func(from, to int64) bool {
+		if start >= 0 && from > end {
+			more = yield(start, end-start)
+			start = -1
 		}
-		off := int64(start) * BlockSize
-		if off >= r.size || !yield(off, min(int64(end)*BlockSize, r.size)-off) {
-			return
+		if start < 0 {
+			start = from
+		}
+		end = to
+		return more
+	}
+	err := r.current(func(w *view) error {
+		at := uint64(end) / BlockSize // a second try goes on
+		return w.chunks(at, func(m *blockMap, from, to uint64) error {
+			for _, p := range m.pieces {
+				off := int64(max(p.start(), from)) * BlockSize
+				if off >= r.size || !add(off, min(int64(min(p.end(), to))*BlockSize, r.size)) {
+					return io.EOF
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil && !errors.Is(err, io.EOF) && more && end < r.size {
+		add(end, r.size)
+	}
+	if more && start >= 0 {
+		yield(start, end-start)
+	}
+}
+
+// chunks calls f with the windows of the disk from block at on, one after the other.
+// When all is in memory anyway there is one.
+func (w *view) chunks(at uint64, f func(m *blockMap, from, to uint64) error) error {
+	step, end := uint64(chunk), blocksOf(uint64(w.r.size))
+	if w.inMemory() {
+		step = end
+	}
+	for from := at; from < end; from += step {
+		to := min(from+step, end)
+		m, err := w.window(w.r.ctx, from, to)
+		if err == nil {
+			err = f(m, from, to)
+		}
+		if err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // ReadAt implements io.ReaderAt for any offset and length.
@@ -231,23 +318,41 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 
 // fill reads p, whole, from off. It holds a bounded number of frames at once.
 func (w *view) fill(p []byte, off int64) error {
+	for len(p) > 0 {
+		part := p[:min(len(p), maxWindow-int(off%BlockSize))]
+		m, err := w.window(w.r.ctx, uint64(off)/BlockSize, blocksOf(uint64(off)+uint64(len(part))))
+		if err == nil {
+			err = w.fillFrom(m, part, off)
+		}
+		if err != nil {
+			return err
+		}
+		p, off = p[len(part):], off+int64(len(part))
+	}
+	return nil
+}
+
+// maxWindow is how many bytes of the disk are looked up at once.
+const maxWindow = 64 << 20
+
+func (w *view) fillFrom(m *blockMap, p []byte, off int64) error {
 	end := off + int64(len(p))
-	i := w.from(uint64(off) / BlockSize)
+	i := m.from(uint64(off) / BlockSize)
 	for {
 		first, held := i, 0
 		var ids []uint32
-		for ; i < len(w.pieces) && int64(w.pieces[i].start())*BlockSize < end && held < maxHeld; i++ {
-			if f := w.pieces[i].frame; len(ids) == 0 || ids[len(ids)-1] != f {
+		for ; i < len(m.pieces) && int64(m.pieces[i].start())*BlockSize < end && held < maxHeld; i++ {
+			if f := m.pieces[i].frame; len(ids) == 0 || ids[len(ids)-1] != f {
 				ids = append(ids, f)
-				held += w.frames[f].raw()
+				held += m.frames[f].raw()
 			}
 		}
 		upTo := end
-		if i < len(w.pieces) {
-			upTo = min(end, int64(w.pieces[i].start())*BlockSize)
+		if i < len(m.pieces) {
+			upTo = min(end, int64(m.pieces[i].start())*BlockSize)
 		}
 		part := p[:upTo-off]
-		if err := w.copyPieces(part, off, w.pieces[first:i], ids); err != nil {
+		if err := w.copyPieces(m, part, off, m.pieces[first:i], ids); err != nil {
 			return err
 		}
 		if upTo == end {
@@ -258,8 +363,8 @@ func (w *view) fill(p []byte, off int64) error {
 }
 
 // copyPieces reads p from off, where there is nothing but pieces, of frames ids.
-func (w *view) copyPieces(p []byte, off int64, pieces []piece, ids []uint32) error {
-	data, err := w.load(ids)
+func (w *view) copyPieces(m *blockMap, p []byte, off int64, pieces []piece, ids []uint32) error {
+	data, err := w.load(m, ids)
 	if err != nil {
 		return err
 	}
@@ -269,28 +374,33 @@ func (w *view) copyPieces(p []byte, off int64, pieces []piece, ids []uint32) err
 		skip := max(0, -from)
 		from, to = from+skip, min(to, int64(len(p)))
 		clear(p[done:from])
-		copy(p[from:to], data[x.frame].data[int64(x.off())*BlockSize+skip:])
+		copy(p[from:to], data[x.frame].value[int64(x.off())*BlockSize+skip:])
 		done = to
 	}
 	clear(p[done:])
 	return nil
 }
 
+// frameEntry is a frame in the cache.
+type frameEntry = entry[frameID, []byte]
+
 // load returns the entries of frames, all there.
-func (w *view) load(ids []uint32) (map[uint32]*entry, error) {
-	got := make(map[uint32]*entry, len(ids))
-	var mine []*entry
+func (w *view) load(m *blockMap, ids []uint32) (map[uint32]*frameEntry, error) {
+	got := make(map[uint32]*frameEntry, len(ids))
+	var mine []*frameEntry
+	var todo []uint32
 	for _, id := range ids {
 		if got[id] != nil {
 			continue
 		}
-		e, fetch := w.cache.claim(id)
+		e, fetch := w.cache.claim(m.frames[id].id())
 		got[id] = e
 		if fetch {
 			mine = append(mine, e)
+			todo = append(todo, id)
 		}
 	}
-	w.fetch(mine)
+	w.fetch(m, todo, mine)
 	for _, e := range got {
 		<-e.done // whoever claimed it completes it, also when the reader is closed
 		if e.err != nil {
@@ -301,33 +411,29 @@ func (w *view) load(ids []uint32) (map[uint32]*entry, error) {
 }
 
 // fetch completes entries that the caller has claimed, in as few requests as it can.
-func (w *view) fetch(mine []*entry) {
-	ids := make([]uint32, len(mine))
-	for i, e := range mine {
-		ids[i] = e.frame
-	}
-	runs := w.runs(ids, maxRequest)
+func (w *view) fetch(m *blockMap, ids []uint32, mine []*frameEntry) {
+	runs := m.runs(ids, maxRequest)
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, fetchers)
 	for i, run := range runs {
 		entries := mine[:len(run)]
 		mine = mine[len(run):]
 		if i == len(runs)-1 {
-			w.fetchRun(run, entries) // the last one, and most often the only one, here
+			w.fetchRun(m, run, entries) // the last one, and most often the only one, here
 			break
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
-			w.fetchRun(run, entries)
+			w.fetchRun(m, run, entries)
 			<-slots
 		})
 	}
 	wg.Wait()
 }
 
-func (w *view) fetchRun(run []uint32, entries []*entry) {
+func (w *view) fetchRun(m *blockMap, run []uint32, entries []*frameEntry) {
 	done := 0
-	err := w.request(w.r.ctx, run, func(f *frameRef, data []byte) error {
+	err := w.request(w.r.ctx, m, run, func(f *frameRef, data []byte) error {
 		var buf []byte
 		if f.codec != format.CodecRaw || len(run) > 1 { // do not keep a whole request for one frame
 			buf = make([]byte, 0, f.raw())
@@ -346,9 +452,12 @@ func (w *view) fetchRun(run []uint32, entries []*entry) {
 }
 
 // request reads a run of frames and calls yield with the data of each, still packed.
-func (w *view) request(ctx context.Context, run []uint32, yield func(f *frameRef, data []byte) error) error {
-	first, last := &w.frames[run[0]], &w.frames[run[len(run)-1]]
-	from := &w.sources[first.source]
+func (w *view) request(ctx context.Context, m *blockMap, run []uint32, yield func(f *frameRef, data []byte) error) error {
+	first, last := &m.frames[run[0]], &m.frames[run[len(run)-1]]
+	from, err := w.source(ctx, first)
+	if err != nil {
+		return err
+	}
 	key := w.r.d.keyOf(from.segmentRef)
 	b, err := w.r.d.v.st.Get(ctx, key, int64(first.offset), int64(last.offset+last.length-first.offset))
 	if err != nil {
@@ -360,7 +469,7 @@ func (w *view) request(ctx context.Context, run []uint32, yield func(f *frameRef
 	w.r.fetched.Add(int64(len(b)))
 	box := w.r.d.box(from.segmentRef, from.salt)
 	for _, id := range run {
-		f := &w.frames[id]
+		f := &m.frames[id]
 		at := f.offset - first.offset
 		data, err := box.Open(b[at:at+f.length:at+f.length], seal.Frame, uint64(f.ordinal), nil)
 		if err == nil {
@@ -370,7 +479,11 @@ func (w *view) request(ctx context.Context, run []uint32, yield func(f *frameRef
 			err = yield(f, data)
 		}
 		if err != nil {
-			return damaged(key, fmt.Errorf("frame %d: %w", f.ordinal, err))
+			err = damaged(key, fmt.Errorf("frame %d: %w", f.ordinal, err))
+			if _, ok := w.stack[f.layer].(*chart); ok {
+				err = unusable(err) // the segment may be another than the map knew
+			}
+			return err
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
@@ -49,7 +50,10 @@ func (r *Reader) Restore(ctx context.Context, dst io.WriterAt, o RestoreOptions)
 	started := time.Now()
 	var res RestoreResult
 	err := r.current(func(w *view) error {
-		j := w.newRestore(dst, o)
+		j := &restore{view: w, dst: dst, progress: o.Progress}
+		if o.Progress != nil {
+			r.Extents(func(_, length int64) bool { j.total += length; return true })
+		}
 		j.result.Fetched = res.Fetched // segments vanished: from the beginning
 		err := j.run(ctx, o)
 		res = j.result
@@ -73,25 +77,36 @@ func (r *Reader) Restore(ctx context.Context, dst io.WriterAt, o RestoreOptions)
 type restore struct {
 	*view
 	dst   io.WriterAt
-	order []uint32 // frames, by the first block that each maps
-	head  []uint32 // by frame: its first piece
-	next  []uint32 // by piece: the next one of its frame, or noPiece
-	total int64    // bytes of data
+	total int64 // bytes of data
 
 	mu       sync.Mutex
 	progress func(done, total int64)
 	result   RestoreResult // mu guards
 }
 
+// restorePart is a part of the disk.
+type restorePart struct {
+	*blockMap
+	order []uint32 // frames, by the first block that each maps
+	head  []uint32 // by frame: its first piece
+	next  []uint32 // by piece: the next one of its frame, or noPiece
+}
+
 const noPiece = math.MaxUint32
 
-func (v *view) newRestore(dst io.WriterAt, o RestoreOptions) *restore {
-	j := &restore{view: v, dst: dst, progress: o.Progress, head: make([]uint32, len(v.frames)), next: make([]uint32, len(v.pieces))}
-	tail := make([]uint32, len(v.frames))
+func newRestorePart(m *blockMap, from, to uint64) *restorePart {
+	if len(m.pieces) > 0 && (m.pieces[0].start() < from || m.pieces[len(m.pieces)-1].end() > to) {
+		m = &blockMap{pieces: slices.Clone(m.pieces), frames: m.frames} // what is beyond is in another part
+		for i, p := range m.pieces {
+			m.pieces[i] = p.cut(max(p.start(), from), min(p.end(), to))
+		}
+	}
+	j := &restorePart{blockMap: m, head: make([]uint32, len(m.frames)), next: make([]uint32, len(m.pieces))}
+	tail := make([]uint32, len(m.frames))
 	for i := range j.head {
 		j.head[i] = noPiece
 	}
-	for i, p := range v.pieces {
+	for i, p := range m.pieces {
 		j.next[i] = noPiece
 		if j.head[p.frame] == noPiece {
 			j.head[p.frame] = uint32(i)
@@ -100,7 +115,6 @@ func (v *view) newRestore(dst io.WriterAt, o RestoreOptions) *restore {
 			j.next[tail[p.frame]] = uint32(i)
 		}
 		tail[p.frame] = uint32(i)
-		j.total += v.r.clip(p)
 	}
 	return j
 }
@@ -112,6 +126,7 @@ func (r *Reader) clip(p piece) int64 {
 
 // stretch is work for one worker: a run of frames, or zeros.
 type stretch struct {
+	part     *restorePart
 	run      []uint32
 	off, end int64 // bytes of zeros
 }
@@ -144,34 +159,40 @@ func (j *restore) run(ctx context.Context, o RestoreOptions) error {
 			j.mu.Unlock()
 		})
 	}
-	j.feed(ctx, todo, o.Zero)
+	if err := j.feed(ctx, todo, o.Zero); err != nil {
+		cancel(err)
+	}
 	close(todo)
 	wg.Wait()
 	return context.Cause(ctx)
 }
 
-func (j *restore) feed(ctx context.Context, todo chan<- stretch, zero bool) {
-	send := func(s stretch) bool {
+func (j *restore) feed(ctx context.Context, todo chan<- stretch, zero bool) error {
+	send := func(s stretch) error {
 		select {
 		case todo <- s:
-			return true
+			return nil
 		case <-ctx.Done():
-			return false
+			return context.Cause(ctx)
 		}
 	}
-	for _, run := range j.runs(j.order, maxRequest) {
-		if !send(stretch{run: run}) {
-			return
+	err := j.chunks(0, func(m *blockMap, from, to uint64) error {
+		part := newRestorePart(m, from, to)
+		for _, run := range part.runs(part.order, maxRequest) {
+			if err := send(stretch{part: part, run: run}); err != nil {
+				return err
+			}
 		}
-	}
-	if !zero {
-		return
+		return nil
+	})
+	if err != nil || !zero {
+		return err
 	}
 	const piece = 256 << 20
 	at := int64(0)
 	gap := func(end int64) bool {
 		for ; at < end; at = min(at+piece, end) {
-			if !send(stretch{off: at, end: min(at+piece, end)}) {
+			if err = send(stretch{off: at, end: min(at+piece, end)}); err != nil {
 				return false
 			}
 		}
@@ -183,6 +204,7 @@ func (j *restore) feed(ctx context.Context, todo chan<- stretch, zero bool) {
 		return ok
 	})
 	gap(j.r.size)
+	return err
 }
 
 // restoreWorker unpacks and writes. What lies side by side on the disk and in its
@@ -201,7 +223,7 @@ func (w *restoreWorker) do(ctx context.Context, s stretch) error {
 	w.buf = w.buf[:0]
 	size := 0
 	for _, id := range s.run {
-		size += w.frames[id].raw()
+		size += s.part.frames[id].raw()
 	}
 	if cap(w.buf) < size {
 		w.buf = make([]byte, 0, size)
@@ -209,7 +231,7 @@ func (w *restoreWorker) do(ctx context.Context, s stretch) error {
 	var todo pending
 	i := 0
 	fetched := int64(0)
-	err := w.request(ctx, s.run, func(f *frameRef, data []byte) error {
+	err := w.request(ctx, s.part.blockMap, s.run, func(f *frameRef, data []byte) error {
 		fetched += int64(f.length)
 		from := len(w.buf)
 		room := w.buf[from:from:cap(w.buf)]
@@ -217,8 +239,8 @@ func (w *restoreWorker) do(ctx context.Context, s stretch) error {
 			return err
 		}
 		w.buf = w.buf[:from+f.raw()]
-		for p := w.head[s.run[i]]; p != noPiece; p = w.next[p] {
-			if err := w.take(&todo, w.pieces[p], from); err != nil {
+		for p := s.part.head[s.run[i]]; p != noPiece; p = s.part.next[p] {
+			if err := w.take(&todo, s.part.pieces[p], from); err != nil {
 				return err
 			}
 		}

@@ -9,6 +9,7 @@
 //	keys/vault/<slot>.key                                   the vault key, wrapped
 //	keys/disks/<machine>/<disk>.key                         a disk key, wrapped
 //	disks/<machine>/<disk>/<epoch>/l<level>/<first>.seg     links of one epoch
+//	disks/<machine>/<disk>/<epoch>/m<level>/<links>.map     where the blocks are
 //	points/<group>/<time>-<id>.point                        a recovery point
 //	pins/<group>/<time>-<id>.pin                            keeps that point
 //
@@ -93,6 +94,33 @@
 // Open of the first of them and Hash, Size, Digest and Cut of the last. Its name is
 // part of its place (package seal): a folded segment that is renamed does not open.
 // If first is 1 and the epoch has no base, zeros may be left out.
+//
+// # Map
+//
+// A map says for every block of the disk where the segments of links first to last,
+// seen together, hold it; so one object does for many segments' indexes, and only
+// the pages are read that are wanted. Whatever it says can be had from the segments:
+// maps may be lost. Its name is <first>-<last>-<until epoch>-<until number>-<sources>
+// .map: it serves the positions that a folded segment of that name would. <sources>
+// is 16 hex digits: the first 8 bytes of the SHA-256 of the keys of all segments it
+// stands for, each followed by a newline.
+//
+//	header    "LWMAP\r\n\x00" | version u16 | salt [32]
+//	pages     each sealed: packing u8 | unpacked length varint | page
+//	groups    each sealed: sources
+//	directory sealed: packing u8 | unpacked length varint | directory
+//	trailer   sealed msgpack array, see MapTrailer
+//	footer    as of a segment
+//
+//	page      frames varint | frame ... | pieces varint | piece ...
+//	frame     source zigzag | ordinal zigzag | offset zigzag | length varint | blocks varint | codec u8
+//	piece     blocks since the piece before varint | count varint | frame + 1 varint, 0 for zeros
+//	          | off varint, unless zeros
+//	sources   count varint | (epoch, first, level, last, until epoch, until number: varint | salt [32]) ...
+//	directory pages varint | (pages skipped varint | length varint) ... | groups varint | length varint ...
+//
+// A page covers 2^14 blocks. Source, ordinal and offset of a frame count from the
+// frame before, offset from its end. Groups have 128 sources, the last one the rest.
 //
 // # Limits
 //

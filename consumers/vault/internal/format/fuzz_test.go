@@ -168,3 +168,55 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+// The bodies of maps are fuzzed unpacked, as that of an index.
+
+func FuzzMapPage(f *testing.F) {
+	f.Add(mapPage().body())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if x, err := decodeMapPage(b); err == nil && !bytes.Equal(x.body(), b) {
+			t.Errorf("%x became %x", b, x.body())
+		}
+	})
+}
+
+func FuzzMapSources(f *testing.F) {
+	f.Add(AppendMapSources(nil, mapSources()))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if x, err := DecodeMapSources(b); err == nil && !bytes.Equal(AppendMapSources(nil, x), b) {
+			t.Errorf("%x became %x", b, AppendMapSources(nil, x))
+		}
+	})
+}
+
+func FuzzMapDirectory(f *testing.F) {
+	f.Add(mapDirectory().body())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if x, err := decodeMapDirectory(b); err == nil && !bytes.Equal(x.body(), b) {
+			t.Errorf("%x became %x", b, x.body())
+		}
+	})
+}
+
+func FuzzMapTrailer(f *testing.F) {
+	f.Add(must(f)(EncodeMapTrailer(mapTrailer())))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if x, err := DecodeMapTrailer(b); err == nil {
+			if again, err := EncodeMapTrailer(x); err != nil || !bytes.Equal(again, b) {
+				t.Errorf("%x became %x, %v", b, again, err)
+			}
+		}
+	})
+}
+
+// FuzzPin is for the record of a pin.
+func FuzzPin(f *testing.F) {
+	f.Add(must(f)(EncodePin(&Pin{Name: "n", Time: 5})))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if x, err := DecodePin(b); err == nil {
+			if again, err := EncodePin(x); err != nil || !bytes.Equal(again, b) {
+				t.Errorf("%x became %x, %v", b, again, err)
+			}
+		}
+	})
+}

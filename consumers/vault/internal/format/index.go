@@ -211,35 +211,16 @@ func AppendIndex(b []byte, frames []Frame, p Packer) ([]byte, error) {
 	if len(body) > MaxIndex {
 		return nil, fmt.Errorf("index has %d bytes, at most %d: make smaller segments", len(body), MaxIndex)
 	}
-	packed, how := body, byte(packRaw)
-	if len(body) > 64 {
-		if z := p.EncodeAll(body, nil); len(z) < len(body) {
-			packed, how = z, packZstd
-		}
-	}
-	b = binary.AppendUvarint(append(b, how), uint64(len(body)))
-	return append(b, packed...), nil
+	return appendPacked(b, body, p), nil
 }
 
 // DecodeIndex reads the index of a segment.
 func DecodeIndex(b []byte, p Packer) ([]Frame, error) {
-	r := reader{b: b}
-	how, size := r.byte(), r.uvarint()
-	switch {
-	case r.bad || size > MaxIndex:
-		return nil, malformed("index of %d bytes", size)
-	case how == packZstd:
-		body, err := p.DecodeAll(r.b, make([]byte, 0, size))
-		if err != nil {
-			return nil, malformed("unpack index: %v", err)
-		}
-		r.b = body
-	case how != packRaw:
-		return nil, malformed("index of unknown packing %d", how)
+	body, err := unpackBody(b, MaxIndex, p)
+	if err != nil {
+		return nil, err
 	}
-	if uint64(len(r.b)) != size {
-		return nil, malformed("index has %d bytes, says %d", len(r.b), size)
-	}
+	r := reader{b: body}
 	return r.frames()
 }
 

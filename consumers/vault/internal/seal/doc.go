@@ -17,6 +17,8 @@
 //	"leeward outer slot 1" vault id, the slot without its wrapped key
 //	"leeward disk key 1"  vault id, machine, disk
 //	"leeward segment 1"   vault id, machine, disk, epoch u64, first u64, level u8
+//	"leeward map 1"       vault id, machine, disk, epoch u64, first u64, last u64,
+//	                      until epoch u64, until number u64, sources u64
 //	"leeward point 1"     vault id, object key
 //	"leeward pin 1"       vault id, object key
 //

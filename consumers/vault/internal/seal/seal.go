@@ -119,6 +119,10 @@ const (
 	Trailer Kind = 4
 	Point   Kind = 5
 	Pin     Kind = 6
+
+	MapPage      Kind = 7
+	MapSources   Kind = 8
+	MapDirectory Kind = 9
 )
 
 // Box seals the parts of one object. It may be used from many goroutines.
@@ -173,6 +177,14 @@ func (k Kind) String() string {
 		return "trailer"
 	case Point:
 		return "record"
+	case Pin:
+		return "pin"
+	case MapPage:
+		return "page"
+	case MapSources:
+		return "sources"
+	case MapDirectory:
+		return "directory"
 	}
 	return fmt.Sprintf("part %d", byte(k))
 }
