@@ -22,6 +22,7 @@ type chart struct {
 	segmentRef
 	d       *disk
 	box     *seal.Box
+	salt    [format.SaltSize]byte
 	trailer *format.MapTrailer
 	numbers []uint64 // of pages, ascending
 	offsets []uint64 // of pages, and the end of the last
@@ -89,7 +90,7 @@ func (d *disk) parseMap(ctx context.Context, r segmentRef) (*segment, error) {
 	if n := int(f.Trailer) + format.FooterSize; n > len(t.b) {
 		return nil, contradiction("its trailer is longer than itself")
 	}
-	c := &chart{segmentRef: r, d: d, box: d.mapBox(r, f.Salt)}
+	c := &chart{segmentRef: r, d: d, salt: f.Salt, box: d.mapBox(r, f.Salt)}
 	end := len(t.b) - format.FooterSize
 	plain, err := c.box.Open(slices.Clone(t.b[end-int(f.Trailer):end]), seal.Trailer, 0, t.b[end:])
 	if err != nil {

@@ -32,6 +32,7 @@ type CheckOptions struct {
 type Report struct {
 	Disks    int
 	Segments int
+	Maps     int
 	Points   int
 	Bytes    int64  // of all objects
 	Read     int64  // bytes of segments that were read whole
@@ -84,6 +85,7 @@ type diskCheck struct {
 	history history
 	sound   map[string]*segment // intact segments by key, without their contents
 	lines   map[uint64]*lineCheck
+	badMaps []segmentRef
 }
 
 // pinCheck is a pin and the key of its point.
@@ -164,6 +166,11 @@ func (c *checker) sort(i store.Info) error {
 		return nil
 	}
 	if id, r, ok := parseSegmentKey(i.Key); ok && strings.HasPrefix(i.Key, diskPrefix) && id.check() == nil {
+		r.size, r.modified = i.Size, i.Modified
+		c.diskCheck(id).history.add(r)
+		return nil
+	}
+	if id, r, ok := parseMapKey(i.Key); ok {
 		r.size, r.modified = i.Size, i.Modified
 		c.diskCheck(id).history.add(r)
 		return nil

@@ -40,6 +40,9 @@ func (c *checker) disk(ctx context.Context, dc *diskCheck) error {
 	for _, e := range dc.history.epochs() { // a base is older than what is based on it
 		c.line(d, dc, e)
 	}
+	if err := c.maps(ctx, d, dc); err != nil {
+		return err
+	}
 	if !c.o.ReadData {
 		return nil
 	}

@@ -79,6 +79,9 @@ func damaged(key string, err error) error {
 	return err
 }
 
+// asDamage finds the damage in an error.
+func asDamage(err error, e **DamageError) bool { return errors.As(err, e) }
+
 // errContent means that an object opens and decodes, but contradicts another or
 // itself.
 var errContent = errors.New("contradiction")

@@ -27,13 +27,14 @@ func (d *Digest) UnmarshalText(b []byte) error {
 // is set.
 type Object struct {
 	Key     string       `json:"key"`
-	Kind    string       `json:"kind"` // "vault", "slot", "disk key", "segment", "point" or "pin"
+	Kind    string       `json:"kind"` // "vault", "slot", "disk key", "segment", "map", "point" or "pin"
 	Size    int64        `json:"size"` // bytes
 	ID      string       `json:"id,omitempty"`
 	Slot    *SlotInfo    `json:"slot,omitempty"`
 	Segment *SegmentInfo `json:"segment,omitempty"`
 	Point   *Point       `json:"point,omitempty"`
 	Pin     *Pin         `json:"pin,omitempty"`
+	Map     *MapInfo     `json:"map,omitempty"`
 }
 
 // SlotInfo describes a key slot; it tells no secrets.
@@ -63,6 +64,21 @@ type SegmentInfo struct {
 	Open   *Open       `json:"open,omitempty"`
 	Cut    *Cut        `json:"cut,omitempty"`
 	Frames []FrameInfo `json:"frames"`
+}
+
+// MapInfo describes a map.
+type MapInfo struct {
+	Disk    string `json:"disk"`
+	Epoch   uint64 `json:"epoch"`
+	First   uint64 `json:"first"`
+	Last    uint64 `json:"last"`
+	Hash    string `json:"hash"`
+	Level   int    `json:"level"`
+	Until   string `json:"until"`
+	Size    uint64 `json:"disk_size"`
+	Digest  Digest `json:"digest"`
+	Pages   int    `json:"pages"`   // of 64 MiB of the disk, that have anything
+	Sources int    `json:"sources"` // segments it refers to
 }
 
 // FrameInfo describes a frame of a segment.
@@ -141,6 +157,20 @@ func (v *Vault) inspect(ctx context.Context, o *Object) error {
 			return err
 		}
 		o.Segment = segmentInfo(id, s)
+		return nil
+	}
+	if id, r, ok := parseMapKey(o.Key); ok {
+		r.size = o.Size
+		o.Kind, o.ID = "map", fmt.Sprintf("%s %d/%d", id, r.epoch, r.first)
+		d, err := v.disk(ctx, id)
+		if err != nil {
+			return err
+		}
+		s, err := d.openMap(ctx, r)
+		if err != nil {
+			return err
+		}
+		o.Map = s.chart.info()
 		return nil
 	}
 	return invalid("%s: nothing in a vault has this name", o.Key)

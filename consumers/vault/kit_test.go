@@ -46,6 +46,7 @@ func unlockTest(t testing.TB, st store.Store) *Vault {
 	if err != nil {
 		t.Fatal(err)
 	}
+	v.fan = 3 // so that short histories have maps of several levels
 	return v
 }
 

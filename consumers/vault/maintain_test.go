@@ -43,6 +43,7 @@ func (m *model) tidy() {
 		m.t.Fatal(err)
 	}
 	m.folded += done.Folded
+	m.mapped += done.Mapped
 	m.deleted += done.Deleted
 	if o.NoDelete {
 		return
@@ -100,7 +101,19 @@ func (m *model) verifyKept() {
 	wantClean(m.t, v)
 }
 
-func maintainModel(t *testing.T, seed uint64, steps int) (folded, deleted int) {
+// withoutMaps is the vault after all maps were lost.
+func withoutMaps(st *storetest.Mem) (c *storetest.Mem, lost int) {
+	c = st.Clone()
+	for _, k := range c.Keys() {
+		if _, _, ok := parseMapKey(k); ok {
+			c.Remove(k)
+			lost++
+		}
+	}
+	return c, lost
+}
+
+func maintainModel(t *testing.T, seed uint64, steps int) (folded, deleted, mapped int) {
 	m := newModel(t, seed, storetest.NewMem())
 	for range 1 + m.rnd.IntN(6) {
 		m.life(1 + m.rnd.IntN(steps))
@@ -110,14 +123,18 @@ func maintainModel(t *testing.T, seed uint64, steps int) (folded, deleted int) {
 		}
 	}
 	m.verifyKept()
-	return m.folded, m.deleted
+	if c, lost := withoutMaps(m.st.(*storetest.Mem)); lost > 0 && m.rnd.IntN(3) == 0 {
+		m.st = c
+		m.verifyKept()
+	}
+	return m.folded, m.deleted, m.mapped
 }
 
 // TestMaintainModel lets random histories happen, with points coming and going: every
 // point that is kept must come back byte for byte, and what is not kept must be
 // refused or right. LEEWARD_SEED repeats one, LEEWARD_FULL=1 makes it 10 000.
 func TestMaintainModel(t *testing.T) {
-	seeds, steps := 30/slower, 20
+	seeds, steps := 100/slower, 20
 	if full() {
 		seeds = 10000 / slower
 	}
@@ -129,21 +146,21 @@ func TestMaintainModel(t *testing.T) {
 		maintainModel(t, seed, steps)
 		return
 	}
-	folded, deleted := 0, 0
+	folded, deleted, mapped := 0, 0, 0
 	for range seeds {
 		seed := rand.Uint64()
 		ok := t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
-			f, d := maintainModel(t, seed, steps)
-			folded, deleted = folded+f, deleted+d
+			f, d, m := maintainModel(t, seed, steps)
+			folded, deleted, mapped = folded+f, deleted+d, mapped+m
 		})
 		if !ok {
 			t.Fatalf("repeat with LEEWARD_SEED=%d", seed)
 		}
 	}
-	if folded < seeds || deleted < seeds {
-		t.Fatalf("%d segments folded and %d deleted in %d histories: this test shows too little", folded, deleted, seeds)
+	if folded < seeds || deleted < seeds || mapped < seeds {
+		t.Fatalf("%d segments folded, %d deleted and %d maps made in %d histories: this test shows too little", folded, deleted, mapped, seeds)
 	}
-	t.Logf("%d histories, %d segments folded, %d deleted", seeds, folded, deleted)
+	t.Logf("%d histories, %d segments folded, %d deleted, %d maps made", seeds, folded, deleted, mapped)
 }
 
 // stored is the size of a vault's segments in bytes.
@@ -352,6 +369,7 @@ func TestYoungIsLeftAlone(t *testing.T) {
 	m := newModel(t, 9, storetest.NewMem())
 	m.life(40)
 	before := len(m.st.(*storetest.Mem).Keys())
+	m.v.fan = 1000 // no maps
 	r, err := m.v.Maintain(t.Context(), MaintainOptions{Keep: keepers})
 	if err != nil || r.Folded != 0 || r.Deleted != 0 || len(r.Removed) == 0 {
 		t.Fatalf("%+v, %v", r, err)

@@ -18,7 +18,7 @@ import (
 // position, going back, there are less than mapFan segments, then one map of each
 // level that there is.
 const (
-	mapFan   = 16
+	mapFan   = 16 // as Vault.fan; in tests less
 	maxLevel = 9
 	// batchPieces is how many pieces the segments may have that are in memory at once
 	// while a map is made.
@@ -35,13 +35,13 @@ type mapRange struct {
 
 // mapsFor returns the maps that a disk is read with whose newest epoch has n segments,
 // oldest first.
-func mapsFor(n int) (all []mapRange) {
-	for to := n / mapFan * mapFan; to > 0; {
-		level, step := uint8(1), mapFan
-		for level < maxLevel && to%(step*mapFan) == 0 {
-			level, step = level+1, step*mapFan
+func mapsFor(n, fan int) (all []mapRange) {
+	for to := n / fan * fan; to > 0; {
+		level, step := uint8(1), fan
+		for level < maxLevel && to%(step*fan) == 0 {
+			level, step = level+1, step*fan
 		}
-		from := (to - 1) / (step * mapFan) * (step * mapFan)
+		from := (to - 1) / (step * fan) * (step * fan)
 		if level == maxLevel {
 			from = 0
 		}
@@ -67,7 +67,7 @@ func (t *keepTree) wantedMaps(d *disk) (wanted []wantedMap) {
 		l := t.lineage(p)
 		for _, b := range l {
 			refs := t.h[b.epoch].chain(b.last, func(r segmentRef) bool { return l.contains(r.until) })
-			for _, m := range mapsFor(len(refs)) {
+			for _, m := range mapsFor(len(refs), d.v.fan) {
 				r := d.mapOf(b, refs, m)
 				if r.last != 0 && !have[r] {
 					have[r] = true
@@ -143,25 +143,10 @@ func (m *wantedMap) shorter(d *disk, have []segmentRef) (refs []segmentRef) {
 
 // makeMap makes one map of segments and older maps, and returns its size.
 func (d *disk) makeMap(ctx context.Context, m wantedMap, have []segmentRef) (int64, error) {
-	k := mapMaker{d: d, parts: newParts(partsBudget)}
-	read := func(ctx context.Context, r segmentRef) (*segment, error) {
-		if r.isMap() {
-			return d.openMap(ctx, r)
-		}
-		return d.read(ctx, r, partIndex)
-	}
-	err := inOrder(ctx, readers, m.shorter(d, have), read, func(x *segment) error {
-		if k.last != nil {
-			if err := d.follows(k.last, x); err != nil {
-				return err
-			}
-		}
-		return k.add(ctx, x)
-	})
+	k, err := d.gather(ctx, m.shorter(d, have))
 	if err != nil {
 		return 0, err
 	}
-	k.flush()
 	if k.first.First != m.first || k.last.Last != m.last {
 		return 0, fmt.Errorf("%w: the segments of %s end at %s", errGone, d.keyOf(m.segmentRef), k.last.end())
 	}
@@ -173,6 +158,27 @@ func (d *disk) makeMap(ctx context.Context, m wantedMap, have []segmentRef) (int
 		return 0, err
 	}
 	return int64(len(w.buf)), nil
+}
+
+// gather reads the indexes of segments that follow each other, and maps among them.
+func (d *disk) gather(ctx context.Context, refs []segmentRef) (*mapMaker, error) {
+	k := &mapMaker{d: d, parts: newParts(partsBudget)}
+	read := func(ctx context.Context, r segmentRef) (*segment, error) {
+		if r.isMap() {
+			return d.openMap(ctx, r)
+		}
+		return d.read(ctx, r, partIndex)
+	}
+	err := inOrder(ctx, readers, refs, read, func(x *segment) error {
+		if k.last != nil {
+			if err := d.follows(k.last, x); err != nil {
+				return err
+			}
+		}
+		return k.add(ctx, x)
+	})
+	k.flush()
+	return k, err
 }
 
 // mapMaker gathers what a map is made of.

@@ -24,6 +24,7 @@ const maxModel = 600
 // the end of every segment.
 type model struct {
 	t               testing.TB
+	max             int // blocks of the disk
 	rnd             *rand.Rand
 	st              store.Store
 	v               *Vault
@@ -34,6 +35,7 @@ type model struct {
 	points          int
 	listed          map[string]Position // points by id
 	folded, deleted int                 // segments
+	mapped          int                 // maps made
 	branch          uint64              // makes chain hashes of different branches differ
 }
 
@@ -42,6 +44,7 @@ func newModel(t testing.TB, seed uint64, st store.Store) *model {
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), st: st,
 		states: map[Position][]byte{{}: nil}, heads: map[Position]Head{}, cuts: map[Position]bool{}, listed: map[string]Position{},
 	}
+	m.max = []int{60, 60, 60, 150, maxModel}[m.rnd.IntN(5)]
 	v, err := Create(context.Background(), st, testKey)
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +77,7 @@ func (m *model) frames(was []byte, blocks int) (frames []Frame, now []byte) {
 	grow := func(n int) { now = append(now, make([]byte, max(0, n-len(now)))...) }
 	var writes []write
 	for at := m.rnd.IntN(blocks/2 + 1); at < blocks && len(writes) < 12; {
-		n := min(1+m.rnd.IntN(40), blocks-at)
+		n := min(1+m.rnd.IntN(1+m.max/15), blocks-at)
 		w := write{start: uint64(at), count: uint32(n)}
 		if m.rnd.IntN(4) > 0 {
 			w.data = m.content(was, w.start, n)
@@ -84,7 +87,7 @@ func (m *model) frames(was []byte, blocks int) (frames []Frame, now []byte) {
 		grow(end)
 		clear(now[at*BlockSize : end])
 		copy(now[at*BlockSize:end], w.data)
-		at += n + m.rnd.IntN(60)
+		at += n + m.rnd.IntN(m.max/10)
 	}
 	if m.rnd.IntN(3) == 0 { // frames need not ascend
 		m.rnd.Shuffle(len(writes), func(i, j int) { writes[i], writes[j] = writes[j], writes[i] })
@@ -125,7 +128,7 @@ func (m *model) step(w *DiskWriter) {
 	was := m.states[h.Position]
 	size := len(was)
 	if open && (size == 0 || m.rnd.IntN(3) == 0) {
-		size = (100 + m.rnd.IntN(maxModel-100)) * BlockSize
+		size = (m.max/6 + m.rnd.IntN(m.max*5/6)) * BlockSize
 	}
 	frames, now := m.frames(padded(resize(was, size)), (size+BlockSize-1)/BlockSize)
 	m.branch++
@@ -139,7 +142,7 @@ func (m *model) step(w *DiskWriter) {
 	now = resize(now, size) // no extent goes beyond it
 	if m.rnd.IntN(3) == 0 {
 		if m.rnd.IntN(4) == 0 {
-			size = (50 + m.rnd.IntN(maxModel-50)) * BlockSize
+			size = (m.max/12 + m.rnd.IntN(m.max*11/12)) * BlockSize
 		}
 		cutAt(b, uint64(size))
 		now = resize(now, size)

@@ -98,7 +98,9 @@ func (r *Reader) renew(ctx context.Context, plain bool) (last *segment, err erro
 		return err
 	}
 	err = steady(look)
-	if errors.Is(err, errMap) || errors.Is(err, errGone) { // a map that nobody repaired
+	if err != nil && !plain && ctx.Err() == nil {
+		// A map that nobody repaired may be in the way, also by standing for segments that
+		// now have other limits. What is wrong without maps is wrong.
 		plain = true
 		err = steady(look)
 	}
@@ -194,8 +196,6 @@ func (d *disk) build(ctx context.Context, at Position, plain bool, yield func(*s
 	switch {
 	case err == nil && end == at:
 		return nil
-	case errors.Is(err, errMap):
-		return err
 	case h.dropped(line):
 		return fmt.Errorf("%w: the position is not kept any more: what it needs was folded into later ones", ErrNotFound)
 	case err != nil:

@@ -25,6 +25,7 @@ type Vault struct {
 	wrap  seal.Key // wraps disk keys
 	codec codec
 
+	fan     int         // see mapFan
 	buffers chan []byte // for whole segments on their way to the store
 
 	mu       sync.Mutex
@@ -147,7 +148,7 @@ func newVault(st store.Store, id [16]byte, key seal.Key, slot string) (*Vault, e
 		return nil, err
 	}
 	return &Vault{
-		id: id, st: st, key: key, slot: slot, codec: c,
+		id: id, st: st, key: key, slot: slot, codec: c, fan: mapFan,
 		buffers:  make(chan []byte, maxBuffers),
 		wrap:     key.Derive(nil, seal.NewPlace("leeward wrap disk keys")),
 		diskKeys: map[DiskID]seal.Key{},

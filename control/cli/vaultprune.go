@@ -23,7 +23,8 @@ type pruneDocument struct {
 	Removed []vault.KeptPoint `json:"removed"`
 	Folded  int               `json:"segments_folded"`
 	Written int64             `json:"bytes_written"`
-	Deleted int               `json:"segments_deleted"`
+	Mapped  int               `json:"maps_written"`
+	Deleted int               `json:"objects_deleted"`
 	Freed   int64             `json:"bytes_freed"`
 	Seconds float64           `json:"seconds"`
 }
@@ -61,7 +62,7 @@ func (a *app) vaultPrune() *cobra.Command {
 		}
 		doc := pruneDocument{
 			Schema: "leeward.vault-prune.v1", Vault: v.ID(), URL: v.Store().URL(), Keep: o.Keep.String(), DryRun: o.DryRun,
-			Kept: done.Kept, Removed: done.Removed, Folded: done.Folded, Written: done.Written,
+			Kept: done.Kept, Removed: done.Removed, Folded: done.Folded, Written: done.Written, Mapped: done.Mapped,
 			Deleted: done.Deleted, Freed: done.Freed, Seconds: done.Took.Seconds(),
 		}
 		return a.print(doc, func(w io.Writer) { pruneTable(w, doc, o.NoDelete) })
@@ -84,6 +85,6 @@ func pruneTable(w io.Writer, d pruneDocument, noDelete bool) {
 		fmt.Fprintf(w, "nothing was changed: %d points would go, %d stay\n", len(d.Removed), len(d.Kept))
 		return
 	}
-	fmt.Fprintf(w, "%d segments folded (%s written), %d deleted (%s freed), in %s\n",
-		d.Folded, size(d.Written), d.Deleted, size(d.Freed), span(time.Duration(d.Seconds*float64(time.Second))))
+	fmt.Fprintf(w, "%d segments folded, %d maps made (%s written), %d objects deleted (%s freed), in %s\n",
+		d.Folded, d.Mapped, size(d.Written), d.Deleted, size(d.Freed), span(time.Duration(d.Seconds*float64(time.Second))))
 }

@@ -47,10 +47,10 @@ type MapPage struct {
 
 // MapSource is a segment that frames are in.
 type MapSource struct {
-	Epoch, First, Last     uint64 // Last and Until are 0 for a raw segment
-	Level                  uint8
+	Epoch, First, Last      uint64 // Last and Until are 0 for a raw segment
+	Level                   uint8
 	UntilEpoch, UntilNumber uint64
-	Salt                   [SaltSize]byte
+	Salt                    [SaltSize]byte
 }
 
 // AppendMapHeader appends a map's header to b.
