@@ -131,7 +131,7 @@ func at(refs []segmentRef, n uint64) int {
 // chain returns the segments to read for links 1 to last: folded ones where they can
 // be used, the longest first, raw ones elsewhere. Gaps are found by who reads them.
 func (e *epochRefs) chain(last uint64, usable func(segmentRef) bool) []segmentRef {
-	return e.chainOf(e.folded, last, usable)
+	return e.chainOf(e.folded, 1, last, usable)
 }
 
 // mapped is chain with maps where they can be used, for who wants no more than to know
@@ -142,10 +142,11 @@ func (e *epochRefs) mapped(last uint64, usable func(segmentRef) bool) []segmentR
 	}
 	both := slices.Concat(e.folded, e.maps)
 	slices.SortStableFunc(both, func(a, b segmentRef) int { return cmp.Compare(a.first, b.first) })
-	return e.chainOf(both, last, usable)
+	return e.chainOf(both, 1, last, usable)
 }
 
-func (e *epochRefs) chainOf(ranges []segmentRef, last uint64, usable func(segmentRef) bool) []segmentRef {
+// chainOf is chain from a link on that begins a segment; ranges ascend.
+func (e *epochRefs) chainOf(ranges []segmentRef, from, last uint64, usable func(segmentRef) bool) []segmentRef {
 	var fit []segmentRef
 	for _, r := range ranges {
 		if r.last <= last && usable(r) {
@@ -153,7 +154,7 @@ func (e *epochRefs) chainOf(ranges []segmentRef, last uint64, usable func(segmen
 		}
 	}
 	var refs []segmentRef
-	for n := uint64(1); n <= last; {
+	for n := from; n <= last; {
 		for len(fit) > 0 && fit[0].first < n {
 			fit = fit[1:]
 		}

@@ -187,7 +187,8 @@ type mapMaker struct {
 	parts       *cache[partID, part]
 	layers      stack // oldest first
 	batch       mapBuilder
-	pieces      int // of the batch
+	pieces      int  // of the batch
+	bottom      bool // there is nothing older: zeros need not be told from it
 	first, last *segment
 }
 
@@ -220,7 +221,7 @@ func (k *mapMaker) push(c *chart) {
 
 func (k *mapMaker) flush() {
 	if len(k.batch.sources) > 0 {
-		k.layers = append(k.layers, k.batch.done(false))
+		k.layers = append(k.layers, k.batch.done(k.bottom && len(k.layers) == 0))
 		k.batch, k.pieces = mapBuilder{}, 0
 	}
 }

@@ -3,6 +3,7 @@ package vault
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -254,5 +255,34 @@ func TestMapsAreAlike(t *testing.T) {
 				t.Fatalf("%s page %d:\n got %+v\nwant %+v", k, n, got, want)
 			}
 		}
+	}
+}
+
+func TestHexPrefixes(t *testing.T) {
+	covers := func(all []string, n uint64) bool {
+		text := fmt.Sprintf("%016x", n)
+		return slices.ContainsFunc(all, func(p string) bool { return strings.HasPrefix(text, p) })
+	}
+	for range 2000 {
+		from := rand.Uint64() >> rand.IntN(64)
+		to := from + rand.Uint64N(5000)
+		if to < from {
+			continue
+		}
+		all := hexPrefixes(from, to)
+		if len(all) > 40 || !slices.IsSorted(all) {
+			t.Fatalf("%x to %x: %v", from, to, all)
+		}
+		for _, n := range []uint64{from, to, from + (to-from)/2, from + (to-from)/3} {
+			if !covers(all, n) {
+				t.Fatalf("%x to %x: %v lacks %x", from, to, all, n)
+			}
+		}
+		if from > 256 && covers(all, from-256) || to < 1<<63 && covers(all, to+256) {
+			t.Fatalf("%x to %x: %v is too much", from, to, all)
+		}
+	}
+	if got := hexPrefixes(0x1a3f0, 0x1a412); fmt.Sprint(got) != "[000000000001a3 000000000001a4]" {
+		t.Error(got)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -93,23 +92,42 @@ type view struct {
 // plain says to do without.
 func (r *Reader) renew(ctx context.Context, plain bool) (last *segment, err error) {
 	var s stack
-	look := func() error {
-		s, last, err = r.d.stack(ctx, r.at, plain)
-		return err
+	with := []choice{(*disk).quick, (*disk).mapped, (*disk).plain}
+	if plain {
+		with = with[2:]
 	}
-	err = steady(look)
-	if err != nil && !plain && ctx.Err() == nil {
+	for _, choose := range with {
 		// A map that nobody repaired may be in the way, also by standing for segments that
 		// now have other limits. What is wrong without maps is wrong.
-		plain = true
-		err = steady(look)
+		err = steady(func() error {
+			s, last, err = r.d.stack(ctx, r.at, choose)
+			return err
+		})
+		if err == nil || ctx.Err() != nil {
+			break
+		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, r.d.explain(ctx, r.at, err)
 	}
 	size := func(b []byte) int64 { return int64(len(b)) }
 	r.now.Store(&view{stack: s, r: r, cache: newCache[frameID](r.budget, size)})
 	return last, nil
+}
+
+// explain says of an error that it only means that a position is not kept any more.
+func (d *disk) explain(ctx context.Context, at Position, err error) error {
+	if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) || errors.Is(err, errGone) {
+		return err
+	}
+	h, err2 := d.history(ctx)
+	if err2 != nil || h[at.Epoch] == nil {
+		return err
+	}
+	if line, err2 := d.lineage(ctx, h, at); err2 == nil && h.dropped(line) {
+		return fmt.Errorf("%w: the position is not kept any more: what it needs was folded into later ones", ErrNotFound)
+	}
+	return err
 }
 
 // renewed makes sure that the view is another than w, which was found to be out of
@@ -143,48 +161,27 @@ func (r *Reader) current(f func(w *view) error) error {
 
 // stack returns the layers that the disk at a position is made of, and the last
 // segment or map.
-func (d *disk) stack(ctx context.Context, at Position, plain bool) (s stack, last *segment, err error) {
-	var m mapBuilder
-	parts := newParts(partsBudget)
-	flush := func() {
-		if len(m.sources) > 0 {
-			s = append(s, m.done(len(s) == 0))
-			m = mapBuilder{}
-		}
-	}
-	err = d.build(ctx, at, plain, func(x *segment) error {
-		last = x
-		if x.chart == nil {
-			return m.add(x)
-		}
-		flush()
-		x.chart.parts, x.chart.slot = parts, len(s)
-		s = append(s, x.chart)
-		return nil
-	})
+func (d *disk) stack(ctx context.Context, at Position, choose choice) (s stack, last *segment, err error) {
+	k := &mapMaker{d: d, parts: newParts(partsBudget), bottom: true}
+	err = d.build(ctx, at, choose, func(x *segment) error { return k.add(ctx, x) })
 	if err != nil {
 		return nil, nil, err
 	}
-	flush()
-	slices.Reverse(s) // newest first
-	return s, last, nil
+	k.flush()
+	return k.newestFirst(), k.last, nil
 }
 
-// build calls yield for each segment or, unless plain, map that the disk at a position
-// is made of, oldest first.
-func (d *disk) build(ctx context.Context, at Position, plain bool, yield func(*segment) error) error {
-	h, err := d.history(ctx)
-	if err != nil {
-		return err
-	}
-	if h[at.Epoch] == nil || at.Number == 0 {
+// choice returns what to read for the disk at a position, oldest first; nil if it
+// cannot tell.
+type choice func(d *disk, ctx context.Context, at Position) (lineage, error)
+
+// build calls yield for each segment or map that the disk at a position is made of,
+// oldest first.
+func (d *disk) build(ctx context.Context, at Position, choose choice, yield func(*segment) error) error {
+	if at.Epoch == 0 || at.Number == 0 {
 		return fmt.Errorf("%w: the vault has no such position", ErrNotFound)
 	}
-	chain := (*epochRefs).mapped
-	if plain {
-		chain = (*epochRefs).chain
-	}
-	line, err := d.lineageOf(ctx, h, at, chain)
+	line, err := choose(d, ctx, at)
 	if err != nil {
 		return err
 	}
@@ -193,15 +190,31 @@ func (d *disk) build(ctx context.Context, at Position, plain bool, yield func(*s
 		end = s.end()
 		return yield(s)
 	})
-	switch {
-	case err == nil && end == at:
-		return nil
-	case h.dropped(line):
-		return fmt.Errorf("%w: the position is not kept any more: what it needs was folded into later ones", ErrNotFound)
-	case err != nil:
-		return err
+	if err == nil && end != at {
+		err = fmt.Errorf("%w: no segment ends there, the last before it ends at %s", ErrNotFound, end)
 	}
-	return fmt.Errorf("%w: no segment ends there, the last before it ends at %s", ErrNotFound, end)
+	return err
+}
+
+// mapped chooses maps and segments.
+func (d *disk) mapped(ctx context.Context, at Position) (lineage, error) {
+	h, err := d.history(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d.lineageOf(ctx, h, at, (*epochRefs).mapped)
+}
+
+// plain chooses segments only.
+func (d *disk) plain(ctx context.Context, at Position) (lineage, error) {
+	h, err := d.history(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if h[at.Epoch] == nil {
+		return nil, fmt.Errorf("%w: the vault has no such position", ErrNotFound)
+	}
+	return d.lineage(ctx, h, at)
 }
 
 // Size returns the size of the disk in bytes.
