@@ -134,7 +134,7 @@ func maintainModel(t *testing.T, seed uint64, steps int) (folded, deleted, mappe
 // point that is kept must come back byte for byte, and what is not kept must be
 // refused or right. LEEWARD_SEED repeats one, LEEWARD_FULL=1 makes it 10 000.
 func TestMaintainModel(t *testing.T) {
-	seeds, steps := 100/slower, 20
+	seeds, steps := 40/slower, 20
 	if full() {
 		seeds = 10000 / slower
 	}

@@ -96,7 +96,7 @@ func TestMaintainCrash(t *testing.T) {
 	killed := 0
 	for n := 1; n <= ops; n++ {
 		// What dies reading leaves what the change before left: some of those will do.
-		if !full() && !changes[n] && rand.IntN(20) > 0 || slower > 1 && rand.IntN(5) > 0 {
+		if !full() && (rand.IntN(3) > 0 || !changes[n] && rand.IntN(10) > 0) || slower > 1 && rand.IntN(5) > 0 {
 			continue
 		}
 		killed++
