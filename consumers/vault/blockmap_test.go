@@ -1,8 +1,11 @@
 package vault
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -79,8 +82,14 @@ func TestPieceLimits(t *testing.T) {
 
 // TestTable compares the table with a map.
 func TestTable(t *testing.T) {
+	for _, limit := range []int{0, 3, heapPages} { // pages on the heap, the others in a file
+		t.Run(fmt.Sprint(limit), func(t *testing.T) { testTable(t, newTableWith(limit)) })
+	}
+}
+
+func testTable(t *testing.T, tab *table) {
 	rnd := rand.New(rand.NewPCG(3, 4))
-	tab, plain := newTable(), map[uint64]Sum{}
+	plain := map[uint64]Sum{}
 	var digest Digest
 	for range 20000 {
 		block := rnd.Uint64N(3000)
@@ -119,9 +128,54 @@ func TestTable(t *testing.T) {
 		t.Errorf("%d blocks, want %d", len(got), len(plain))
 	}
 	tab.clear(0, 1<<63)
-	if len(tab.pages) != 0 {
-		t.Errorf("%d pages are left", len(tab.pages))
+	if len(tab.pages) != 0 || tab.arena.onHeap != 0 {
+		t.Errorf("%d pages are left, %d on the heap", len(tab.pages), tab.arena.onHeap)
 	}
+	if tab.arena.limit == 0 && os.Getenv("TMPDIR") != "/nonexistent" && (tab.arena.file == nil || tab.arena.failed) {
+		t.Error("no file was used")
+	}
+}
+
+// The sums of a large disk are not on the heap, and their file goes with the table.
+func TestTableOutOfMemory(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	const disk = 16 << 30 / BlockSize
+	before := heap()
+	tab := newTable()
+	for b := uint64(0); b < disk; b += pageBlocks { // a block of each page makes the page
+		tab.set(b, Sum{1, byte(b >> 8)})
+	}
+	used := heap() - before
+	if used > 30<<20 {
+		t.Errorf("%d MiB on the heap for a disk with %d MiB of sums", used>>20, disk*sumSize>>20)
+	}
+	t.Logf("%d MiB of sums, %d MiB on the heap", disk*sumSize>>20, used>>20)
+	for b := uint64(0); b < disk; b += 16 * pageBlocks {
+		if tab.get(b) != (Sum{1, byte(b >> 8)}) || tab.get(b+1) != (Sum{}) {
+			t.Fatalf("block %d", b)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("%v is left in TMPDIR, %v", left, err)
+	}
+	runtime.KeepAlive(tab)
+	fd := int(tab.arena.file.Fd())
+	tab = nil
+	for range 100 {
+		runtime.GC()
+		if _, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil {
+			return
+		}
+		runtime.Gosched()
+	}
+	t.Error("the file is open though nobody uses the table")
+}
+
+// Without room for the file, the heap serves.
+func TestTableWithoutFile(t *testing.T) {
+	t.Setenv("TMPDIR", "/nonexistent")
+	testTable(t, newTableWith(0))
 }
 
 // TestReadAheadStreams: interleaved sequential readers are told apart.

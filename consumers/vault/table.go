@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/bits"
+	"runtime"
 	"slices"
 )
 
@@ -12,21 +13,31 @@ const pageBlocks = 256
 
 // page is kept by value, so that its sums fill an allocation of 4 KiB exactly.
 type page struct {
-	sums *[pageBlocks]Sum
+	sums *sumPage
 	used int // sums that are not zero
 }
 
 // table holds the sum of every block of a disk that is not zero: 4 KiB of memory
-// for each MiB of disk that holds anything.
+// for each MiB of disk that holds anything, beyond 4 GiB of such disk in a file. Pages may
+// not be used when the table is garbage.
 type table struct {
+	arena *arena
 	pages map[uint64]page // by block / pageBlocks; a page has at least one sum
 }
 
-func newTable() *table { return &table{pages: map[uint64]page{}} }
+func newTable() *table { return newTableWith(heapPages) }
+
+func newTableWith(limit int) *table {
+	t := &table{arena: newArena(limit), pages: map[uint64]page{}}
+	t.arena.closeWith(t)
+	return t
+}
 
 func (t *table) get(block uint64) Sum {
 	if p, ok := t.pages[block/pageBlocks]; ok {
-		return p.sums[block%pageBlocks]
+		s := p.sums[block%pageBlocks]
+		runtime.KeepAlive(t)
+		return s
 	}
 	return Sum{}
 }
@@ -38,7 +49,7 @@ func (t *table) set(block uint64, s Sum) {
 		if s == (Sum{}) {
 			return
 		}
-		p.sums = new([pageBlocks]Sum)
+		p.sums = t.arena.page()
 	}
 	was := p.used
 	old := &p.sums[block%pageBlocks]
@@ -51,16 +62,26 @@ func (t *table) set(block uint64, s Sum) {
 	*old = s
 	switch p.used {
 	case 0:
-		delete(t.pages, n)
+		t.drop(n)
 	case was:
 	default:
 		t.pages[n] = p
+	}
+	runtime.KeepAlive(t)
+}
+
+// drop forgets a page.
+func (t *table) drop(n uint64) {
+	if p, ok := t.pages[n]; ok {
+		t.arena.release(p.sums)
+		delete(t.pages, n)
 	}
 }
 
 // each calls yield for every block in [start, end) that is not zero, in no order
 // beyond that of pages.
 func (t *table) each(start, end uint64, yield func(block uint64, s Sum)) {
+	defer runtime.KeepAlive(t)
 	for _, n := range t.pagesIn(start, end) {
 		p, first := t.pages[n], n*pageBlocks
 		for i := range p.sums {
@@ -124,7 +145,7 @@ func (t *table) clear(start, end uint64) {
 	for _, n := range t.pagesIn(start, end) {
 		lo, hi := max(start, n*pageBlocks), min(end, (n+1)*pageBlocks)
 		if hi-lo == pageBlocks {
-			delete(t.pages, n)
+			t.drop(n)
 			continue
 		}
 		for b := lo; b < hi; b++ {
@@ -135,6 +156,7 @@ func (t *table) clear(start, end uint64) {
 
 // digest computes the digest of all that is in the table.
 func (t *table) digest() (d Digest) {
+	defer runtime.KeepAlive(t)
 	for n, p := range t.pages {
 		for i := range p.sums {
 			d.apply(n*pageBlocks+uint64(i), p.sums[i], false)
