@@ -12,7 +12,7 @@ import (
 // the heap: a full disk of 1 TiB has 4 GiB of them, of which a writer touches few.
 const (
 	heapPages  = 4 << 10 // of 4 KiB, each for 1 MiB of the disk
-	chunkPages = 8 << 10  // that the file grows by
+	chunkPages = 8 << 10 // that the file grows by
 	pageBytes  = pageBlocks * sumSize
 )
 
@@ -30,7 +30,7 @@ type arena struct {
 	size   int64
 	chunks [][]byte
 	free   []*sumPage // of the file
-	failed bool // the file cannot grow
+	failed bool       // the file cannot grow
 }
 
 func newArena(limit int) *arena {
