@@ -40,7 +40,7 @@ func TestScripts(t *testing.T) {
 			return payloads(e.WorkDir)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "mode": mode, "damage": damage, "copydir": copyDir, "usedslot": usedSlot,
+			"exits": exits, "mode": mode, "damage": damage, "copydir": copyDir, "usedslot": usedSlot, "flip": flip,
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 	})
@@ -80,6 +80,22 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	b, err := os.ReadFile(all[0])
 	ts.Check(err)
 	b[len(b)/2] ^= 4
+	ts.Check(os.Chmod(all[0], 0o600))
+	ts.Check(os.WriteFile(all[0], b, 0o600))
+}
+
+// flip flips a bit of the first file that matches, at an offset from its end: flip PATTERN -N
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	all, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	at, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	if len(all) == 0 {
+		ts.Fatalf("no file %s", args[0])
+	}
+	b, err := os.ReadFile(all[0])
+	ts.Check(err)
+	b[len(b)+at] ^= 4
 	ts.Check(os.Chmod(all[0], 0o600))
 	ts.Check(os.WriteFile(all[0], b, 0o600))
 }

@@ -70,6 +70,7 @@ type checker struct {
 	report *Report
 	disks  map[DiskID]*diskCheck
 	points []store.Info
+	opened []*format.Point // those that can be read
 	pins   []pinCheck
 	slots  int
 	marker bool
@@ -97,7 +98,7 @@ type pinCheck struct {
 const (
 	tryUnpin  = "remove the pin: it keeps nothing"
 	tryRemove = "it is not the vault's: remove it if you did not mean to put it there"
-	tryRepair = "put the object back from a copy of the store; points that need it cannot be restored without"
+	tryRepair = "run `leeward vault check --repair`; what that cannot put right, put back from a copy of the store"
 	tryPoint  = "the point cannot be kept: use another one"
 )
 
@@ -249,6 +250,7 @@ func (c *checker) checkPoints(ctx context.Context) error {
 			}
 			continue
 		}
+		c.opened = append(c.opened, p)
 		for _, m := range p.Machines {
 			for _, d := range m.Disks {
 				if what := c.keeps(DiskID{m.Machine, d.Disk}, d); what != "" {

@@ -34,17 +34,7 @@ func TestGoldenVault(t *testing.T) {
 		}
 	}
 	st := storetest.NewMem() // a copy: opening a directory tidies it up
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		st.Set(filepath.ToSlash(strings.TrimPrefix(path, root+"/")), b)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	readGolden(t, st, root)
 	v := unlockTest(t, st)
 	if r := wantClean(t, v); r.Segments != 4 || r.Points != 4 {
 		t.Fatalf("report %+v", r)

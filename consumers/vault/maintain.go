@@ -210,8 +210,18 @@ func (m *maintainer) choose(ctx context.Context) (map[string]*Point, error) {
 // removePoints deletes manifests. A point that was pinned or came into use while this
 // happened is put back: nothing of its disks is gone yet.
 func (m *maintainer) removePoints(ctx context.Context, going map[string]*Point) error {
-	for key := range going {
-		if err := m.v.st.Delete(ctx, key); err != nil {
+	stay := func(p *Point, why string) {
+		m.report.Removed = slices.DeleteFunc(m.report.Removed, func(k KeptPoint) bool { return k.ID == p.ID })
+		m.report.Kept = append(m.report.Kept, KeptPoint{ID: p.ID, Group: p.Group, Time: p.Time, Reasons: []string{why}})
+	}
+	for key, p := range going {
+		err := m.v.st.Delete(ctx, key)
+		if errors.Is(err, store.ErrKept) {
+			stay(p, "the store does not let it go yet")
+			delete(going, key)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("remove point: %w", err)
 		}
 	}
@@ -230,8 +240,7 @@ func (m *maintainer) removePoints(ctx context.Context, going map[string]*Point) 
 		if err := m.v.storePoint(ctx, p); err != nil {
 			return fmt.Errorf("put back point %s, which was pinned just now: %w", p.ID, err)
 		}
-		m.report.Removed = slices.DeleteFunc(m.report.Removed, func(k KeptPoint) bool { return k.ID == p.ID })
-		m.report.Kept = append(m.report.Kept, KeptPoint{ID: p.ID, Group: p.Group, Time: p.Time, Reasons: []string{"pinned or in use since"}})
+		stay(p, "pinned or in use since")
 	}
 	if len(m.report.Removed) > 0 {
 		m.say("removed %d recovery points", len(m.report.Removed))
@@ -376,7 +385,11 @@ func (m *maintainer) sweep(ctx context.Context, d *disk) error {
 		return err
 	}
 	for _, r := range slices.Concat(t.staleMaps(d), t.garbage(d)) { // a map goes before what it stands for
-		if err := m.v.st.Delete(ctx, d.keyOf(r)); err != nil {
+		err := m.v.st.Delete(ctx, d.keyOf(r))
+		if errors.Is(err, store.ErrKept) {
+			return nil // later: what is left must have no gaps
+		}
+		if err != nil {
 			return fmt.Errorf("delete segment: %w", err)
 		}
 		m.report.Deleted++

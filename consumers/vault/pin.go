@@ -35,17 +35,8 @@ func (v *Vault) Pin(ctx context.Context, id, name string) error {
 	if err != nil {
 		return fmt.Errorf("pin point %s: %w", id, err)
 	}
-	record, err := format.EncodePin(&format.Pin{Name: name, Time: time.Now().UnixNano()})
-	if err != nil {
-		return fmt.Errorf("pin point %s: %w", id, err)
-	}
 	pin := pinKey(key)
-	var salt [format.SaltSize]byte
-	rand.Read(salt[:]) // never fails
-	header := format.AppendPinHeader(nil, salt)
-	b := append(slices.Clone(header), record...)
-	b = v.pinBox(pin, salt).SealTail(b, len(header), seal.Pin, 0, header)
-	if err := v.st.Put(ctx, pin, b); err != nil {
+	if err := v.putPin(ctx, pin, name); err != nil {
 		return fmt.Errorf("pin point %s: %w", id, err)
 	}
 	// Whoever removes points looks at the pins, then removes, then looks at the pins
@@ -58,6 +49,20 @@ func (v *Vault) Pin(ctx context.Context, id, name string) error {
 		return fmt.Errorf("pin point %s: %w", id, err)
 	}
 	return nil
+}
+
+// putPin creates a pin.
+func (v *Vault) putPin(ctx context.Context, pin, name string) error {
+	record, err := format.EncodePin(&format.Pin{Name: name, Time: time.Now().UnixNano()})
+	if err != nil {
+		return err
+	}
+	var salt [format.SaltSize]byte
+	rand.Read(salt[:]) // never fails
+	header := format.AppendPinHeader(nil, salt)
+	b := append(slices.Clone(header), record...)
+	b = v.pinBox(pin, salt).SealTail(b, len(header), seal.Pin, 0, header)
+	return v.st.Put(ctx, pin, b)
 }
 
 // Unpin lets a point go by the retention again. It returns ErrNotFound if the point

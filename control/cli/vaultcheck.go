@@ -29,6 +29,16 @@ type checkDocument struct {
 	DataRead  bool           `json:"data_read"`
 	BytesRead int64          `json:"bytes_read"` // of segments, read whole
 	Problems  []checkProblem `json:"problems"`
+	Repaired  []checkProblem `json:"repaired,omitempty"` // with --repair: what was done is in try
+	Lost      []lostPoint    `json:"lost,omitempty"`     // with --repair: points that cannot be restored
+	Proved    []string       `json:"proved,omitempty"`   // with --repair: points that problems name and that restore all the same
+}
+
+type lostPoint struct {
+	Point string `json:"point"`
+	Group string `json:"group"`
+	Disk  string `json:"disk,omitempty"`
+	What  string `json:"what"`
 }
 
 type checkProblem struct {
@@ -42,6 +52,7 @@ type checkFlags struct {
 	vault.CheckOptions
 	subset string
 	state  string
+	repair bool
 }
 
 func (a *app) vaultCheck() *cobra.Command {
@@ -50,11 +61,16 @@ func (a *app) vaultCheck() *cobra.Command {
 		Use: "check", Short: "Verify that every recovery point can be had", Args: args(),
 		Long: "Verify that every object is known and intact, that chains have no gap, and that every recovery point\n" +
 			"can be had. With --read-data everything is read, opened and compared with its digest; with\n" +
-			"--read-data-subset a part of it, another one each time.",
+			"--read-data-subset a part of it, another one each time.\n\n" +
+			"--repair reads everything and puts right what can be: stores that hold more than they need heal\n" +
+			"themselves, maps are made anew, and segments of which only the index, the sums or the end is damaged\n" +
+			"are made anew from their frames. It says what it did, and which recovery points are lost, after it\n" +
+			"has restored all that are in doubt to nowhere. It needs credentials that may delete.",
 	}
 	c.Flags().BoolVar(&f.ReadData, "read-data", false, "read and verify all data, not only the ends of the segments")
 	c.Flags().StringVar(&f.subset, "read-data-subset", "", "read and verify a part of the data, e.g. 1%, going on where the last check stopped")
 	c.Flags().StringVar(&f.state, "state", "", "file that remembers where the last check stopped (default: in the user's cache)")
+	c.Flags().BoolVar(&f.repair, "repair", false, "put right what can be, and say what is lost")
 	return a.vaultVerb(c, func(ctx context.Context, v *vault.Vault, _ []string) error { return a.runCheck(ctx, v, &f) })
 }
 
@@ -64,7 +80,7 @@ func (a *app) runCheck(ctx context.Context, v *vault.Vault, f *checkFlags) error
 	}
 	p := newProgress(a.Err)
 	f.Progress = func(done, total int64) { p.show("check", done, total) }
-	r, err := v.Check(ctx, f.CheckOptions)
+	r, repaired, err := f.look(ctx, v)
 	p.done()
 	if err != nil {
 		return err
@@ -79,6 +95,15 @@ func (a *app) runCheck(ctx context.Context, v *vault.Vault, f *checkFlags) error
 	for _, x := range r.Problems {
 		doc.Problems = append(doc.Problems, checkProblem{x.Key, x.What, x.Try})
 	}
+	for _, x := range repaired.Done {
+		doc.Repaired = append(doc.Repaired, checkProblem{x.Key, x.What, x.Try})
+	}
+	for _, x := range repaired.Lost {
+		doc.Lost = append(doc.Lost, lostPoint{x.ID, x.Group, x.Disk, x.What})
+	}
+	for _, x := range repaired.Kept {
+		doc.Proved = append(doc.Proved, x.ID)
+	}
 	if err := a.print(doc, func(w io.Writer) { checkTable(w, doc) }); err != nil {
 		return err
 	}
@@ -88,9 +113,29 @@ func (a *app) runCheck(ctx context.Context, v *vault.Vault, f *checkFlags) error
 	return nil
 }
 
+// look checks, and repairs if that is wanted.
+func (f *checkFlags) look(ctx context.Context, v *vault.Vault) (*vault.Report, *vault.Repaired, error) {
+	if !f.repair {
+		r, err := v.Check(ctx, f.CheckOptions)
+		return r, &vault.Repaired{}, err
+	}
+	f.ReadData = true
+	done, err := v.Repair(ctx, f.Progress)
+	return done.Left, done, err
+}
+
 func checkTable(w io.Writer, d checkDocument) {
+	for _, p := range d.Repaired {
+		fmt.Fprintf(w, "%s: %s\n  done: %s\n", p.Key, p.What, p.Try)
+	}
 	for _, p := range d.Problems {
 		fmt.Fprintf(w, "%s: %s\n  try: %s\n", p.Key, p.What, p.Try)
+	}
+	for _, p := range d.Lost {
+		fmt.Fprintf(w, "LOST: point %s of %s %s: %s\n", p.Point, p.Group, p.Disk, p.What)
+	}
+	for _, id := range d.Proved {
+		fmt.Fprintf(w, "point %s can be had: it was restored to nowhere and has its digest\n", id)
 	}
 	how := "the ends of the segments were read; --read-data reads everything"
 	if d.BytesRead > 0 {
@@ -118,8 +163,8 @@ func (f *checkFlags) begin(a *app, v *vault.Vault) error {
 	if f.subset == "" {
 		return nil
 	}
-	if f.ReadData {
-		return Usage("", "--read-data reads everything: leave out --read-data-subset")
+	if f.ReadData || f.repair {
+		return Usage("", "--read-data and --repair read everything: leave out --read-data-subset")
 	}
 	number, isPercent := strings.CutSuffix(f.subset, "%")
 	share, err := strconv.ParseFloat(number, 64)
