@@ -72,7 +72,7 @@ func (r *replica) compare(ctx context.Context) error {
 	fetch, phase := r.sums, "compare"
 	if rc, _ := r.last(); rc != nil && rc.BaseEpoch == 0 {
 		// Nothing was ever sent of this disk: the vault holds zeros.
-		fetch, phase = func(_ context.Context, _ uint64, count int) ([]wire.Sum, error) { return make([]wire.Sum, count), nil }, "first copy"
+		fetch, phase = scan.Nothing, "first copy"
 	}
 	began, before, b := time.Now(), r.sentBytes(), r.pub.Builder()
 	send := func(start uint64, data []byte, sums []wire.Sum) error {
@@ -134,6 +134,8 @@ type watched struct {
 func (w watched) Blocks() uint64 { return w.r.dev.Blocks() }
 func (w watched) Path() string   { return w.r.dev.Path() }
 func (w watched) Size() uint64   { return w.r.dev.Size() }
+
+func (w watched) NextData(start uint64) uint64 { return w.r.dev.NextData(start) }
 
 func (w watched) ReadBlocks(ctx context.Context, start uint64, buf []byte) error {
 	if err := w.r.state(); err != nil {

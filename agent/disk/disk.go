@@ -145,6 +145,16 @@ func (d *Disk) ReadBlocks(ctx context.Context, start uint64, buf []byte) error {
 	return nil
 }
 
+// NextData is the first block from start on that may hold anything but zeros, the
+// number of blocks if there is none. Only of image files is that known; a hole that
+// is filled while one looks shows as either.
+func (d *Disk) NextData(start uint64) uint64 {
+	if d.info.block || start >= d.Blocks() {
+		return min(start, d.Blocks())
+	}
+	return d.nextData(start)
+}
+
 // readAligned reads blocks that exist into a buffer that the device can take.
 func (d *Disk) readAligned(ctx context.Context, start uint64, buf []byte) error {
 	if err := ctx.Err(); err != nil {

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,6 +36,18 @@ func openFile(path string) (*os.File, info, error) {
 		return nil, info{}, fmt.Errorf("open image %s: %w", path, err)
 	}
 	return f, info{size: uint64(st.Size), identity: fileIdentity(st.Dev, st.Ino)}, nil
+}
+
+// nextData asks the filesystem that holds an image.
+func (d *Disk) nextData(start uint64) uint64 {
+	at, err := unix.Seek(int(d.f.Fd()), int64(start*BlockSize), unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return d.Blocks() // nothing but a hole up to the end
+	}
+	if err != nil || at < int64(start*BlockSize) {
+		return start
+	}
+	return min(uint64(at)/BlockSize, d.Blocks())
 }
 
 func fileIdentity(dev, ino uint64) string {

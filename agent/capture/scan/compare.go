@@ -27,7 +27,10 @@ func newMeter() *meter { return &meter{began: time.Now()} }
 
 func (m *meter) see(c *chunk) {
 	m.Blocks += uint64(len(c.sums))
-	for i := range c.sums {
+	if c.buf == nil {
+		m.Zero += uint64(len(c.sums))
+	}
+	for i := range len(c.buf) / wire.BlockSize {
 		if c.sums[i] == (wire.Sum{}) {
 			m.Zero++
 		}
@@ -44,9 +47,17 @@ func (m *meter) stop() Stats {
 // start+count-1, exactly count of them. count is at most wire.MaxSums.
 type Fetch func(ctx context.Context, start uint64, count int) ([]wire.Sum, error)
 
+// Nothing is the Fetch of another side that holds zeros only.
+func Nothing(_ context.Context, _ uint64, count int) ([]wire.Sum, error) {
+	if count > len(noSums) {
+		return nil, fmt.Errorf("asked for %d sums, at most %d are given", count, len(noSums))
+	}
+	return noSums[:count], nil
+}
+
 // Compare reads a disk from o.From to its end, holds its blocks against the sums
 // that fetch gives, and calls fn for each run of blocks that differ: their
-// contents and sums, valid only during the call, at most 4 MiB, in ascending
+// contents and sums, valid only during the call, at most 1 MiB, in ascending
 // order. Sums are fetched ahead in one goroutine. Sending what fn is given saves
 // reading it again; that is sound as long as a source that tracks changes was
 // started before.
@@ -68,10 +79,13 @@ func Compare(ctx context.Context, dev Device, o Options, fetch Fetch, fn func(st
 			if err != nil {
 				return err
 			}
+			if c.buf == nil && &have[0] == &noSums[0] {
+				done += len(have) // a hole, and nothing is there on the other side
+				continue
+			}
 			for i, n := range runs(have, c.sums[done:done+len(have)]) {
 				m.Differ += uint64(n)
-				from, to := done+i, done+i+n
-				if err := fn(c.start+uint64(from), c.buf[from*wire.BlockSize:to*wire.BlockSize], c.sums[from:to]); err != nil {
+				if err := c.hand(done+i, done+i+n, fn); err != nil {
 					return err
 				}
 			}
@@ -81,6 +95,20 @@ func Compare(ctx context.Context, dev Device, o Options, fetch Fetch, fn func(st
 		return nil
 	})
 	return m.stop(), err
+}
+
+// hand calls fn for the blocks from to to-1 of a chunk.
+func (c *chunk) hand(from, to int, fn func(start uint64, blocks []byte, sums []wire.Sum) error) error {
+	if c.buf != nil {
+		return fn(c.start+uint64(from), c.buf[from*wire.BlockSize:to*wire.BlockSize], c.sums[from:to])
+	}
+	for ; from < to; from += zeroRun / wire.BlockSize {
+		n := min(zeroRun/wire.BlockSize, to-from)
+		if err := fn(c.start+uint64(from), zeros[:n*wire.BlockSize], c.sums[from:from+n]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // batch is one answer of a Fetch.

@@ -13,8 +13,9 @@
 // knows; the caller must then tell the table what it sent (Source.Seed), else a
 // block that goes back to its old contents is not noticed.
 //
-// Cost: the whole disk is read for each Take; the table takes 16 bytes of memory
-// for each block that is not zero, 4 GiB for a full TiB.
+// Cost: the whole disk is read for each Take, except holes of image files; the table
+// takes 16 bytes for each block that is not zero, 4 GiB for a full TiB: of memory, or
+// of a nameless file (Options.TableDir), of which little is in memory at any time.
 //
 // It never writes to the disk and never talks to the vault itself.
 package scan

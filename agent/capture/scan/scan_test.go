@@ -160,7 +160,7 @@ func TestSeedPreventsABlockFromGoingBackUnnoticed(t *testing.T) {
 }
 
 func TestNewRefusesAnotherSize(t *testing.T) {
-	table, err := scan.NewTable(9)
+	table, err := scan.NewTable(9, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestNewRefusesAnotherSize(t *testing.T) {
 		t.Error("a table of another size was accepted")
 	}
 	for _, n := range []uint64{0, 1 << 60} {
-		if _, err := scan.NewTable(n); err == nil {
+		if _, err := scan.NewTable(n, ""); err == nil {
 			t.Errorf("a table of %d blocks was made", n)
 		}
 	}

@@ -26,7 +26,7 @@ var _ capture.Source = (*Source)(nil)
 func New(dev Device, o Options, table *Table) (*Source, error) {
 	if table == nil {
 		var err error
-		if table, err = NewTable(dev.Blocks()); err != nil {
+		if table, err = NewTable(dev.Blocks(), o.TableDir); err != nil {
 			return nil, err
 		}
 	}
