@@ -75,6 +75,13 @@ func (d *Disk) Blocks() uint64 { return (d.info.size + BlockSize - 1) / BlockSiz
 
 // CurrentSize asks the system for the size in bytes now: disks can be resized.
 func (d *Disk) CurrentSize() (uint64, error) {
+	if d.info.block {
+		n, err := d.deviceSize()
+		if err != nil {
+			return 0, fmt.Errorf("ask for the size of %s: %w", d.path, err)
+		}
+		return n, nil
+	}
 	n, err := d.f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return 0, fmt.Errorf("ask for the size of %s: %w", d.path, err)

@@ -9,9 +9,10 @@ import (
 	"path/filepath"
 )
 
-// Image files work everywhere; everything about devices is Linux.
+// Image files work everywhere; everything about devices is Linux, except that raw
+// disks can be read on Windows.
 
-func open(path string) (*os.File, info, error) {
+func openImage(path string) (*os.File, info, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, info{}, fmt.Errorf("open image: %w", err)
