@@ -217,6 +217,9 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 		"rounds":       func(c *Config) { c.Rounds = 0 },
 		"window-bytes": func(c *Config) { c.WindowBytes = 1 },
 		"compress-at":  func(c *Config) { c.CompressAt = "nowhere" },
+		"scan-rate":    func(c *Config) { c.ScanRate = 1000 },
+		"app-interval": func(c *Config) { c.Apps.Hooks, c.Apps.Interval = make([]hooks.Hook, 1), 0 },
+		"hook-hold":    func(c *Config) { c.Apps.Hooks, c.Apps.Hold = make([]hooks.Hook, 1), time.Hour },
 		"state-dir":    func(c *Config) { c.StateDir = "" },
 	} {
 		c := ok

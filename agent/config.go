@@ -28,6 +28,9 @@ type Config struct {
 	Interval time.Duration // between recovery points
 	StateDir string        // locks; must not be on a protected disk
 
+	Spool    string // directory for tables of block sums that should not fill memory; "": memory
+	ScanRate int64  // bytes a second of each disk that a scan or comparison reads at most; 0: no limit
+
 	FreezeLimit time.Duration // longest time that a filesystem may stay frozen for a point
 	FreezeBytes int64         // freeze only when at most so many bytes are left to read
 	Rounds      int           // copy rounds before a point at most
@@ -42,7 +45,8 @@ type Config struct {
 	Progress func(Progress)
 	// AtCut, if set, is called after everything was read, while all filesystems are
 	// still frozen, with the id the point will have. An error aborts the point.
-	AtCut func(point string) error
+	AtCut      func(point string) error
+	checkpoint uint64 // bytes between checkpoints of a comparison, for tests
 	// GuardCommand starts the freeze guard; default: this executable with "guard".
 	GuardCommand []string
 }
@@ -104,6 +108,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("rounds is %d: use 1 to 100", c.Rounds)
 	case c.WindowBytes < 1<<20 || c.WindowBytes > 1<<30:
 		return fmt.Errorf("window-bytes is %d: use 1 MiB to 1 GiB", c.WindowBytes)
+	case c.ScanRate < 0 || c.ScanRate > 0 && c.ScanRate < 1<<20:
+		return fmt.Errorf("scan-rate is %d: use 0 for no limit, or at least 1 MiB a second", c.ScanRate)
 	case c.StateDir == "":
 		return fmt.Errorf("state-dir is empty: name a directory outside the protected disks")
 	}

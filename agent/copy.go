@@ -69,26 +69,35 @@ func (r *replica) trySync(ctx context.Context) error {
 // compare reads the whole disk once and sends what differs from the epoch's base.
 func (r *replica) compare(ctx context.Context) error {
 	total := r.dev.Blocks()
-	fetch, phase := r.sums, "compare"
+	fetch, phase, from := r.sums, "compare", uint64(0)
+	if rc, _ := r.last(); rc != nil {
+		from = r.begin(rc.BaseEpoch)
+	}
 	if rc, _ := r.last(); rc != nil && rc.BaseEpoch == 0 {
 		// Nothing was ever sent of this disk: the vault holds zeros.
 		fetch, phase = scan.Nothing, "first copy"
 	}
 	began, before, b := time.Now(), r.sentBytes(), r.pub.Builder()
+	opt := r.cfg.scanOptions()
+	opt.From = from
+	checkpoint := opt.From + r.cfg.checkpointBlocks()
 	send := func(start uint64, data []byte, sums []wire.Sum) error {
+		if start >= checkpoint {
+			checkpoint = start + r.cfg.checkpointBlocks()
+			if err := r.settled(ctx, b.Flush, start); err != nil {
+				return err
+			}
+		}
 		if err := r.seed(start, sums); err != nil {
 			return err
 		}
 		return b.Add(ctx, start, data, sums)
 	}
-	_, err := scan.Compare(ctx, watched{r, phase}, scan.Options{}, r.seeded(fetch), send)
+	_, err := scan.Compare(ctx, watched{r, phase}, opt, r.seeded(fetch), send)
 	if err != nil {
 		return err
 	}
-	if err := b.Flush(ctx); err != nil {
-		return err
-	}
-	if _, err := r.pub.Flush(ctx); err != nil {
+	if err := r.settled(ctx, b.Flush, 0); err != nil {
 		return err
 	}
 	sent := r.sentBytes() - before
@@ -138,7 +147,7 @@ func (w watched) Size() uint64   { return w.r.dev.Size() }
 func (w watched) NextData(start uint64) uint64 { return w.r.dev.NextData(start) }
 
 func (w watched) ReadBlocks(ctx context.Context, start uint64, buf []byte) error {
-	if err := w.r.state(); err != nil {
+	if _, err := w.r.over(); err != nil {
 		return err
 	}
 	w.r.tell(w.phase, int64(start)*wire.BlockSize, int64(w.r.dev.Size()), "")
@@ -152,7 +161,7 @@ func (r *replica) take(ctx context.Context) (*capture.Set, error) {
 		r.dirty.Merge(set)
 	}
 	if errors.Is(err, capture.ErrLost) {
-		r.full = "lost: " + err.Error()
+		r.full, r.looked = "lost: "+err.Error(), looked{}
 		r.events("resync", wire.Warning, r.name, fmt.Sprintf("disk %s must be compared with the vault: %v", r.name, err), "nothing: it has begun; if it happens often give the tracker a larger ring")
 		return nil, errAgain
 	}

@@ -15,6 +15,9 @@ import (
 
 // source chooses the capture driver of a disk and starts it.
 func (a *Agent) source(ctx context.Context, dev *disk.Disk, name string) (capture.Source, error) {
+	if err := a.checkSpool(dev); err != nil {
+		return nil, err
+	}
 	want := a.cfg.Capture
 	if want != "scan" {
 		src, err := a.trace(ctx, dev, name)
@@ -24,7 +27,7 @@ func (a *Agent) source(ctx context.Context, dev *disk.Disk, name string) (captur
 		a.event("driver", wire.Warning, name, fmt.Sprintf("disk %s is followed by hash scans: %v", name, err), "")
 		a.log.Warn("no change tracking, scanning instead", "disk", name, "reason", err)
 	}
-	src, err := scan.New(dev, scan.Options{}, nil)
+	src, err := scan.New(dev, a.cfg.scanOptions(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +54,7 @@ func (a *Agent) trace(ctx context.Context, dev *disk.Disk, name string) (capture
 
 // newFreezer starts the guard.
 func (a *Agent) newFreezer() (*quiesce.Freezer, error) {
-	f, err := quiesce.New(quiesce.Options{GuardCommand: a.cfg.GuardCommand, Bound: a.cfg.FreezeLimit, Avoid: []string{a.cfg.StateDir}})
+	f, err := quiesce.New(quiesce.Options{GuardCommand: a.cfg.GuardCommand, Bound: a.cfg.FreezeLimit, Avoid: a.cfg.writesTo()})
 	if err != nil {
 		return nil, fmt.Errorf("start the freeze guard: %w", err)
 	}

@@ -252,7 +252,7 @@ func (a *Agent) audit(ctx context.Context, frozen []bool) error {
 		}
 		err := r.src.Audit(ctx)
 		if errors.Is(err, capture.ErrLost) {
-			r.full = "ledger: " + err.Error()
+			r.full, r.looked = "ledger: "+err.Error(), looked{}
 			a.event("resync", wire.Warning, r.name, fmt.Sprintf("disk %s must be compared with the vault: %v", r.name, err), "nothing: it has begun")
 			return errAgain
 		}

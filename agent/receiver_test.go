@@ -36,6 +36,7 @@ type receiver struct {
 	opens    []wire.Open
 	stamp    int64
 	drop     int // links to lose
+	loseAt   int // bytes after which one link is lost
 	bytes    int // of data blocks received
 	asked    bool
 	apps     []map[uint64][]byte // images at application-consistent cuts
@@ -82,6 +83,9 @@ func (r *receiver) take(b []byte) {
 		return
 	case r.drop > 0 && c.Kind == wire.KindBlock:
 		r.drop--
+		return
+	case r.loseAt > 0 && r.bytes > r.loseAt && c.Kind == wire.KindBlock:
+		r.loseAt = 0
 		return
 	case c.Kind == wire.KindOpen && c.Epoch > r.epoch:
 		r.base = [2]uint64{r.epoch, r.last}

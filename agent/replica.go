@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +50,7 @@ type replica struct {
 	dirty    capture.Set  // changed and not sent
 	full     string       // reason why the whole disk must be compared, "" if not
 	compared bool         // a comparison has begun in this epoch
+	looked   looked       // how far a comparison got
 	why      string       // reason for the next epoch
 	handed   capture.Set  // given to the publisher and not settled
 	known    wire.Receipt // the newest when the epoch was opened
@@ -120,26 +123,31 @@ func (r *replica) last() (*wire.Receipt, <-chan struct{}) {
 
 // state says whether the epoch can go on: nil, errAgain or ErrFenced.
 func (r *replica) state() error {
+	why, err := r.over()
+	if r.why == "" || strings.HasPrefix(why, "resend") {
+		r.why = cmp.Or(why, r.why)
+	}
+	return err
+}
+
+// over is state for the goroutines that read: it changes nothing.
+func (r *replica) over() (why string, err error) {
 	rc, _ := r.last()
 	switch {
 	case r.pub == nil:
-		return errAgain
+		return "", errAgain
 	case r.pub.Err() != nil:
 		// Something was given up in the middle of the chain; what was handed over is
 		// remembered, a new epoch sends it again.
-		if r.why == "" {
-			r.why = "interrupted: " + r.pub.Err().Error()
-		}
-		return errAgain
+		return "interrupted: " + r.pub.Err().Error(), errAgain
 	case rc == nil:
-		return nil
+		return "", nil
 	case rc.Epoch > r.pub.Epoch():
-		return fmt.Errorf("%w (the vault is at epoch %d, this agent at %d)", ErrFenced, rc.Epoch, r.pub.Epoch())
+		return "", fmt.Errorf("%w (the vault is at epoch %d, this agent at %d)", ErrFenced, rc.Epoch, r.pub.Epoch())
 	case r.asksAgain(rc):
-		r.why = "resend: " + rc.Reason
-		return errAgain
+		return "resend: " + rc.Reason, errAgain
 	}
-	return nil
+	return "", nil
 }
 
 // asksAgain reports whether rc says, of the epoch under way, that links are missing.

@@ -41,6 +41,7 @@ type runFlags struct {
 	cfg     agent.Config
 	disks   []string
 	hooks   hookFlags
+	ioClass string
 	verbose bool
 	json    bool
 }
@@ -66,6 +67,9 @@ func runCommand() *cobra.Command {
 	s.DurationVar(&f.cfg.FreezeLimit, "freeze-limit", f.cfg.FreezeLimit, "longest time a filesystem may stay frozen")
 	s.Int64Var(&f.cfg.FreezeBytes, "freeze-bytes", f.cfg.FreezeBytes, "freeze only when at most so many `bytes` are left to read")
 	s.StringVar(&f.cfg.StateDir, "state-dir", f.cfg.StateDir, "`directory` for locks, not on a protected disk")
+	s.StringVar(&f.cfg.Spool, "spool", f.cfg.Spool, "`directory` for tables that should not fill memory, not on a protected disk (scan driver)")
+	s.Int64Var(&f.cfg.ScanRate, "scan-rate", f.cfg.ScanRate, "`bytes` a second of each disk that scans and comparisons read at most (0: no limit)")
+	s.StringVar(&f.ioClass, "io-class", "", "`class` of the agent's disk reads: low or idle (default: as started)")
 	s.StringVar(&f.cfg.CompressAt, "compress-at", f.cfg.CompressAt, "where blocks are compressed: agent or process-server")
 	s.IntVar(&f.cfg.WindowBytes, "window-bytes", f.cfg.WindowBytes, "`bytes` of each disk on their way to the stream")
 	s.BoolVar(&f.cfg.TakeOver, "take-over", false, "take the disks from the agent instance that holds them")
@@ -94,6 +98,9 @@ func (f *runFlags) run(ctx context.Context) error {
 		return usage{err}
 	}
 	if err := f.cfg.Validate(); err != nil {
+		return usage{err}
+	}
+	if err := agent.SetIOClass(f.ioClass); err != nil {
 		return usage{err}
 	}
 	log := logger(f.verbose, f.json)
