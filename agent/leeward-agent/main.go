@@ -35,6 +35,7 @@ func main() {
 		Run: func(*cobra.Command, []string) { fmt.Println("leeward-agent", version()) },
 	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
+	root.AddCommand(profileCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "leeward-agent:", err)
 		os.Exit(exitCode(err))
