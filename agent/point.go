@@ -243,16 +243,16 @@ func (a *Agent) holdAll(ctx context.Context, which []int, c *cutResult) error {
 	return err
 }
 
-// audit compares the trackers of frozen disks with the kernel's counters while
-// nothing moves.
+// audit compares the trackers with the kernel's counters while nothing moves: disks are
+// frozen, or were found at rest; a tracker allows for what moves all the same.
 func (a *Agent) audit(ctx context.Context, frozen []bool) error {
 	for i, r := range a.replicas {
-		if !frozen[i] {
-			continue
-		}
 		err := r.src.Audit(ctx)
 		if errors.Is(err, capture.ErrLost) {
 			r.full, r.looked = "ledger: "+err.Error(), looked{}
+			if !frozen[i] {
+				r.full += " (the disk was at rest, but not frozen)"
+			}
 			a.event("resync", wire.Warning, r.name, fmt.Sprintf("disk %s must be compared with the vault: %v", r.name, err), "nothing: it has begun")
 			return errAgain
 		}

@@ -89,3 +89,32 @@ func TestStateOnAProtectedDiskIsNotFrozen(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A disk without a filesystem cannot be frozen: its cuts are of moments when it was at
+// rest, its tracker is audited all the same, and writers in between are no alarm.
+func TestRawDiskUnderWriters(t *testing.T) {
+	disktest.NeedRoot(t)
+	dev := disktest.Loop(t, 32<<20)
+	b := streamstest.Start(t)
+	r := receive(t.Context(), t, b, "m", "d")
+	cfg := config(t, dev)
+	cfg.Capture, cfg.FreezeLimit = "trace", time.Second
+	resync := eventsOf(t, b, "resync")
+	start(t, cfg, b)
+	raw, err := os.OpenFile(dev, os.O_WRONLY|os.O_SYNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	n := int64(0)
+	until(t, "cuts of a disk that is written to", func() bool {
+		n++
+		if _, err := raw.WriteAt([]byte("raw "+strings.Repeat("x", int(n%100))), n%8000*wire.BlockSize); err != nil {
+			t.Fatal(err)
+		}
+		return get(r, func() bool { return len(r.cuts) >= 5 })
+	})
+	if resync() {
+		t.Error("the audit of a busy disk raised an alarm")
+	}
+}
