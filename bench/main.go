@@ -3,6 +3,7 @@
 //
 //	go run ./bench [flags]         initial replication, delta, restore, first read, beside restic, borg, qemu-img
 //	go run ./bench proof [flags]   points under load, each compared with the frozen disk
+//	go run ./bench overhead [flags] what tracking and freezing cost the protected machine
 //	go run ./bench chaos [flags]   kill -9 at random moments, nothing lost
 //	go run ./bench fleet [flags]   a cluster in network namespaces, broken again and again
 //
@@ -74,6 +75,8 @@ func run(ctx context.Context, args []string) error {
 			return firstRead(ctx, args[1:])
 		case "peers":
 			args = args[1:]
+		case "overhead":
+			return runOverhead(ctx, args[1:])
 		default:
 			return usage{fmt.Errorf("no scenario %q: use proof, chaos, or flags only", args[0])}
 		}
