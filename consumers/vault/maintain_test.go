@@ -362,6 +362,10 @@ func TestPins(t *testing.T) {
 	if err != nil || len(c.Problems) != 1 || !strings.HasPrefix(c.Problems[0].Key, pinPrefix) {
 		t.Fatalf("%+v, %v", c, err)
 	}
+	if err := m.v.Unpin(t.Context(), r.Kept[0].ID); err != nil {
+		t.Errorf("unpin a point that is gone: %v", err)
+	}
+	wantClean(t, m.v)
 }
 
 // What young segments lead to can still be listed: it is not folded.

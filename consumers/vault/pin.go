@@ -65,20 +65,25 @@ func (v *Vault) putPin(ctx context.Context, pin, name string) error {
 	return v.st.Put(ctx, pin, b)
 }
 
-// Unpin lets a point go by the retention again. It returns ErrNotFound if the point
-// is not pinned.
+// Unpin lets a point go by the retention again, readable or not, and also if the point
+// is gone. It returns ErrNotFound if the point is not pinned.
 func (v *Vault) Unpin(ctx context.Context, id string) error {
-	pins, _, err := v.Pins(ctx)
-	if err != nil {
-		return err
+	var pins []string
+	err := v.st.List(ctx, pinPrefix, func(i store.Info) error {
+		if point, ok := pinnedKey(i.Key); ok {
+			if _, _, have, _ := parsePointKey(point); have == id {
+				pins = append(pins, i.Key)
+			}
+		}
+		return nil
+	})
+	if err == nil && len(pins) == 0 {
+		err = fmt.Errorf("it is not pinned: %w", ErrNotFound)
 	}
-	i := slices.IndexFunc(pins, func(p Pin) bool { return p.Point == id })
-	if i < 0 {
-		return fmt.Errorf("unpin point %s: it is not pinned: %w", id, ErrNotFound)
-	}
-	key, err := v.findPoint(ctx, id)
-	if err == nil {
-		err = v.st.Delete(ctx, pinKey(key))
+	for _, pin := range pins {
+		if err == nil {
+			err = v.st.Delete(ctx, pin)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("unpin point %s: %w", id, err)

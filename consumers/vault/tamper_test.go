@@ -136,6 +136,54 @@ func TestBitRot(t *testing.T) {
 	t.Logf("%d flips in %d objects", flips, len(keys))
 }
 
+// The same for a vault with all kinds of objects: folded segments, maps, pins and two
+// kinds of key slot.
+func TestBitRotEverywhere(t *testing.T) {
+	p, _ := newMapped(t)
+	v := unlockTest(t, p.st)
+	if _, err := v.Maintain(t.Context(), now(keepers, p.stay...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Pin(t.Context(), p.stay[0], "kept"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.AddKey(t.Context(), KeyFromWrapper(newRSAWrapper(t, "k"))); err != nil {
+		t.Fatal(err)
+	}
+	p.verify(t, p.st)
+	total := 80 / slower
+	if full() {
+		total = 10000
+	}
+	keys := p.st.Keys()
+	kinds := map[string]int{}
+	for n := range total {
+		key := keys[n%len(keys)]
+		st := flipped(p.st, key, 0, len(p.st.Bytes(key)))
+		kinds[strings.SplitN(key, "/", 2)[0]+key[strings.LastIndexByte(key, '.'):]]++
+		if !detected(t, st, key) {
+			t.Errorf("%s: a flip is not detected", key)
+		}
+		v, err := Unlock(t.Context(), st, testKey)
+		if err != nil {
+			continue
+		}
+		id := p.stay[n%len(p.stay)]
+		at := p.m.listed[id]
+		r, err := v.OpenAt(t.Context(), testDisk, at, ReaderOptions{})
+		if err != nil {
+			continue
+		}
+		want := p.m.states[at]
+		got := make([]byte, len(want))
+		if _, err := r.ReadAt(got, 0); err == nil && !bytes.Equal(got, want) {
+			t.Errorf("%s: other bytes were served for point %s", key, id)
+		}
+		r.Close()
+	}
+	t.Logf("%d flips: %v", total, kinds)
+}
+
 // Every object cut short, grown or gone is detected.
 func TestTruncated(t *testing.T) {
 	s := newSpecimen(t)
