@@ -49,6 +49,7 @@ var testsMayImport = map[string][]string{
 // not listed may be imported from anywhere.
 var doors = map[string][]string{
 	"github.com/nats-io/nats-server/v2":  {"embed", "streams/streamstest"},
+	"github.com/nats-io/jwt/v2":          {"streams/trust", "embed"},
 	"github.com/vmihailenco/msgpack/v5":  {"streams/wire", "consumers/vault/internal/format"},
 	"github.com/klauspost/reedsolomon":   {"consumers/vault/store/shard"},
 	"github.com/Azure/azure-sdk-for-go":  {"consumers/vault/store/azure", "control/target/azure"},

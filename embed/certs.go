@@ -23,6 +23,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/leeward-dr/leeward/streams/trust"
 )
 
 // How long what we make ourselves is good for.
@@ -280,7 +282,7 @@ func writeKey(file string, k *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	return trust.WriteWhole(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 func writePEM(file string, ders ...[]byte) error {
@@ -288,7 +290,7 @@ func writePEM(file string, ders ...[]byte) error {
 	for _, der := range ders {
 		b = append(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
-	return writeWhole(file, b, 0o644)
+	return trust.WriteWhole(file, b, 0o644)
 }
 
 // ownNames is what the server may be called: what it listens on, what it tells

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/streams/bus"
+	"github.com/leeward-dr/leeward/streams/trust"
 )
 
 // shown is the certificate that a client is shown now.
@@ -47,7 +48,7 @@ func TestOwnCertificate(t *testing.T) {
 		t.Errorf("%d certificates shown, the last must be the pinned one", n)
 	}
 	b.Close()
-	if b, err := bus.Connect(within(t), bus.Options{URL: s.ClientURL(), NKeyFile: s.KeyFile(Tap)}); err == nil {
+	if b, err := bus.Connect(within(t), bus.Options{URL: s.ClientURL(), CredsFile: s.CredsFile(Tap)}); err == nil {
 		b.Close()
 		t.Error("connected without the CA file")
 	}
@@ -112,7 +113,7 @@ func TestReplaceGiven(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := writeWhole(to, b, 0o600); err != nil {
+			if err := trust.WriteWhole(to, b, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}

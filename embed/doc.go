@@ -3,8 +3,8 @@
 //
 //	DIR/lock                    held by the process that runs; its pid is inside
 //	DIR/jetstream/              the streams
-//	DIR/keys/{operator,agent,tap}.nk      seeds of the users' NKeys, made at first start, 0600
-//	DIR/contexts/{operator,agent,tap}.json  contexts of the nats CLI, and of bus.Options.Context
+//	DIR/trust/                  keys of operator, accounts and users, 0700 (package trust)
+//	DIR/contexts/ROLE.json      contexts of the nats CLI, and of bus.Options.Context
 //
 // The nats CLI takes a context by path when the path ends in .json, as a flag or
 // from the environment:
@@ -12,20 +12,9 @@
 //	nats --context DIR/contexts/tap.json sub 'leeward.>' --headers-only
 //	NATS_CONTEXT=DIR/contexts/operator.json nats stream ls
 //
-// # Who may do what
-//
-//	operator  everything: process servers, control, people who repair
-//	agent     publish changes, markers, events; ask for sums; keep its leases; read
-//	          receipts and markers (subscribe and direct get, no consumers)
-//	tap       look: subscribe to leeward.> without payloads of changes; read MARKERS,
-//	          RECEIPTS and EVENTS through pull consumers or direct get; publish nothing
-//
-// Each user has an inbox of its own (_INBOX.<its public key>), so none hears the
-// answers to another. All agents share one key here; keys that bind an agent to
-// its machine come with enrolment. Until then one hole of the bus itself is open:
-// the server answers a request wherever its reply subject says, even where the
-// user could not publish. So a holder of the agent or tap key can have a stored
-// message, or an answer of the server, copied to any subject of the account.
+// Who may do what is package trust's to say, and docs/ops/security.md's to show. All
+// agents on the appliance itself may share the ready user "agent"; an agent on
+// another machine enrols and gets a user of its own.
 //
 // # TLS
 //

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
+	"github.com/leeward-dr/leeward/streams/trust"
 )
 
 // syncInterval is how much of the tail a power failure may take, and how late the
@@ -32,8 +34,9 @@ type Server struct {
 	cfg   Config
 	ns    *server.Server
 	lock  lock
-	keys  map[Role]string
-	certs *certs // nil: nothing leaves this machine
+	trust *trust.Trust
+	known *server.DirAccResolver // the accounts' tokens
+	certs *certs                 // nil: nothing leaves this machine
 	url   string
 	store int64
 
@@ -74,7 +77,10 @@ func (s *Server) start(ctx context.Context) error {
 	if s.store, err = storeLimit(s.cfg.Dir, s.cfg.MaxStore, used, free); err != nil {
 		return err
 	}
-	if s.keys, err = loadKeys(s.cfg.Dir); err != nil {
+	if s.trust, err = trust.Open(filepath.Join(s.cfg.Dir, "trust")); err != nil {
+		return err
+	}
+	if err := s.moveStreams(); err != nil {
 		return err
 	}
 	if s.certs, err = newCerts(s.cfg); err != nil {
@@ -100,13 +106,10 @@ func (s *Server) start(ctx context.Context) error {
 }
 
 func (s *Server) options() (*server.Options, error) {
-	text, err := accounts(s.keys)
+	o := &server.Options{}
+	err := s.trusted(o)
 	if err != nil {
 		return nil, err
-	}
-	o := &server.Options{}
-	if err := o.ProcessConfigString(text); err != nil {
-		return nil, fmt.Errorf("configure the NATS server: %w", err)
 	}
 	if o.Host, o.Port, err = s.cfg.listen(); err != nil {
 		return nil, err
@@ -217,7 +220,21 @@ func (s *Server) Streams() streams.Config {
 // Connect connects inside the process. The connection ends with the server at the
 // latest; close it before, when its user is done.
 func (s *Server) Connect(ctx context.Context, r Role) (*bus.Bus, error) {
-	b, err := bus.Connect(ctx, bus.Options{Name: "leeward " + string(r), NKeyFile: s.KeyFile(r), InProcess: s.ns, Log: s.cfg.Log})
+	return s.connect(ctx, bus.Options{Name: "leeward " + string(r), CredsFile: s.CredsFile(r), InProcess: s.ns, Log: s.cfg.Log})
+}
+
+// Authority issues and revokes the users of agents on this server. It uses a
+// connection inside the process that ends with the server.
+func (s *Server) Authority(ctx context.Context) (*trust.Authority, error) {
+	b, err := s.connect(ctx, bus.Options{Name: "leeward authority", CredsFile: s.trust.SystemCreds(), InProcess: s.ns, Log: s.cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	return s.trust.Authority(b.Conn), nil
+}
+
+func (s *Server) connect(ctx context.Context, o bus.Options) (*bus.Bus, error) {
+	b, err := bus.Connect(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -273,6 +290,8 @@ func (s *Server) halt() error {
 	if s.ns != nil {
 		s.ns.Shutdown()
 		s.ns.WaitForShutdown()
+	} else if s.known != nil {
+		s.known.Close() // or the server would have
 	}
 	return s.lock.release()
 }

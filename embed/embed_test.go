@@ -85,7 +85,7 @@ func ensured(t *testing.T, s *Server) *bus.Bus {
 func TestStartUseStopAgain(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "new", "place")
-	var keys [3]string
+	var keys [len(roles)]string
 	for round := range 3 {
 		s, err := Start(within(t), config(dir))
 		if err != nil {
@@ -112,12 +112,12 @@ func TestStartUseStopAgain(t *testing.T) {
 		}
 		tcp.Close()
 		for i, r := range roles {
-			k, err := os.ReadFile(s.KeyFile(r))
+			k, err := os.ReadFile(s.CredsFile(r))
 			if err != nil || round > 0 && string(k) != keys[i] {
 				t.Errorf("key of %s changed or is gone: %v", r, err)
 			}
 			keys[i] = string(k)
-			if st, err := os.Stat(s.KeyFile(r)); err != nil || st.Mode().Perm() != 0o600 {
+			if st, err := os.Stat(s.CredsFile(r)); err != nil || st.Mode().Perm() != 0o600 {
 				t.Errorf("key of %s: %v, %v", r, st, err)
 			}
 		}
@@ -141,10 +141,10 @@ func TestContextFile(t *testing.T) {
 		if err := json.Unmarshal(b, &c); err != nil {
 			t.Fatal(err)
 		}
-		if c["url"] != s.ClientURL() || c["nkey"] != s.KeyFile(r) || c["inbox_prefix"] != "_INBOX."+s.keys[r] {
+		if c["url"] != s.ClientURL() || c["creds"] != s.CredsFile(r) || c["inbox_prefix"] != "_INBOX."+public(t, s, r) {
 			t.Errorf("context of %s: %v", r, c)
 		}
-		if bytes.Contains(b, []byte(`"SU`)) {
+		if bytes.Contains(b, []byte("SU")) || bytes.Contains(b, []byte("eyJ")) {
 			t.Errorf("the context of %s holds a seed", r)
 		}
 	}
@@ -224,11 +224,11 @@ func TestDamagedKey(t *testing.T) {
 	c := config(t.TempDir())
 	s := start(t, c)
 	stop(t, s)
-	if err := os.WriteFile(s.KeyFile(Agent), []byte("SUNONSENSE"), 0o644); err != nil {
+	if err := os.WriteFile(s.CredsFile(Agent), []byte("SUNONSENSE"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, c, s.KeyFile(Agent), "damaged", "restore it")
-	if err := os.Remove(s.KeyFile(Agent)); err != nil {
+	refused(t, c, s.CredsFile(Agent), "damaged", "restore it")
+	if err := os.Remove(s.CredsFile(Agent)); err != nil {
 		t.Fatal(err)
 	}
 	start(t, c)
@@ -259,8 +259,8 @@ func TestStartGivesUp(t *testing.T) {
 func TestWrongKey(t *testing.T) {
 	t.Parallel()
 	a, b := start(t, config(t.TempDir())), start(t, config(t.TempDir()))
-	_, err := bus.Connect(within(t), bus.Options{URL: a.ClientURL(), NKeyFile: b.KeyFile(Agent)})
-	for _, w := range []string{a.ClientURL(), "refuses key " + b.keys[Agent], b.KeyFile(Agent)} {
+	_, err := bus.Connect(within(t), bus.Options{URL: a.ClientURL(), CredsFile: b.CredsFile(Agent)})
+	for _, w := range []string{a.ClientURL(), "refuses user " + public(t, b, Agent), b.CredsFile(Agent)} {
 		if err == nil || !strings.Contains(err.Error(), w) {
 			t.Errorf("lacks %q: %v", w, err)
 		}
@@ -341,7 +341,7 @@ func TestLameDuck(t *testing.T) {
 	c.LameDuck = 200 * time.Millisecond
 	s := start(t, c)
 	told := make(chan struct{})
-	nc, err := nats.Connect(s.ClientURL(), nkey(t, s, Operator), nats.LameDuckModeHandler(func(*nats.Conn) { close(told) }))
+	nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Operator)), nats.LameDuckModeHandler(func(*nats.Conn) { close(told) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +354,7 @@ func TestLameDuck(t *testing.T) {
 	}
 	c.Dir, c.LameDuck = t.TempDir(), time.Hour
 	s = start(t, c)
-	nc2, err := nats.Connect(s.ClientURL(), nkey(t, s, Operator))
+	nc2, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Operator)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,14 +368,6 @@ func TestLameDuck(t *testing.T) {
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("stopping took %v", took)
 	}
-}
-
-func nkey(t *testing.T, s *Server, r Role) nats.Option {
-	o, err := nats.NkeyOptionFromSeed(s.KeyFile(r))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o
 }
 
 func TestLogs(t *testing.T) {

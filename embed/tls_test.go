@@ -81,10 +81,10 @@ func TestTLS(t *testing.T) {
 			}
 		}
 	}
-	fails(bus.Options{URL: s.ClientURL(), NKeyFile: s.KeyFile(Agent), CAFile: other}, "cannot trust", "CA file")
-	fails(bus.Options{URL: s.ClientURL(), NKeyFile: s.KeyFile(Agent)}, "cannot trust", "CA file")
+	fails(bus.Options{URL: s.ClientURL(), CredsFile: s.CredsFile(Agent), CAFile: other}, "cannot trust", "CA file")
+	fails(bus.Options{URL: s.ClientURL(), CredsFile: s.CredsFile(Agent)}, "cannot trust", "CA file")
 	plain := start(t, config(t.TempDir()))
-	fails(bus.Options{URL: strings.Replace(plain.ClientURL(), "nats:", "tls:", 1), NKeyFile: plain.KeyFile(Agent)}, "offers no TLS")
+	fails(bus.Options{URL: strings.Replace(plain.ClientURL(), "nats:", "tls:", 1), CredsFile: plain.CredsFile(Agent)}, "offers no TLS")
 }
 
 func TestExpiredCertificate(t *testing.T) {

@@ -44,7 +44,7 @@ func stream(ctx context.Context, dir string, size int, total int64) (n int64, to
 	if err != nil {
 		return 0, 0, err
 	}
-	outside, err := bus.Connect(ctx, bus.Options{Name: "publisher", URL: server.ClientURL(), NKeyFile: server.KeyFile(embed.Operator)})
+	outside, err := bus.Connect(ctx, bus.Options{Name: "publisher", URL: server.ClientURL(), CredsFile: server.CredsFile(embed.Operator)})
 	if err != nil {
 		return 0, 0, err
 	}

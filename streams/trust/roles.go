@@ -1,0 +1,159 @@
+package trust
+
+import (
+	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/bus"
+)
+
+// Role is what a user of the bus is for.
+type Role string
+
+// The roles. See docs/ops/security.md for what each may do.
+const (
+	Operator Role = "operator" // people who repair: everything
+	Control  Role = "control"  // the deciding service: everything
+	Process  Role = "process"  // a process server
+	Machine  Role = "machine"  // the agent of one enrolled machine
+	Agent    Role = "agent"    // an agent on the appliance itself, of any machine
+	Viewer   Role = "viewer"   // people who look
+	Tester   Role = "tester"   // people who look and run test failovers
+	Tap      Role = "tap"      // programs that listen
+)
+
+// Roles lists all roles.
+func Roles() []Role {
+	return []Role{Operator, Control, Process, Machine, Agent, Viewer, Tester, Tap}
+}
+
+// Subjects of one direction. Empty Allow allows everything that Deny does not name.
+type Subjects struct{ Allow, Deny []string }
+
+// Rights of a role.
+type Rights struct {
+	Publish   Subjects
+	Subscribe Subjects
+}
+
+// What the server puts the user's own into: its public key, the name it was
+// enrolled with, and the groups that it joins.
+const (
+	ownKey   = "{{subject()}}"
+	ownName  = "{{name()}}"
+	ownGroup = "{{tag(" + groupTag + ")}}"
+	groupTag = "group"
+)
+
+// whoami tells a user its own name and permissions; `nats account info` asks it.
+const whoami = "$SYS.REQ.USER.INFO"
+
+// tapped are the streams that listeners may read. They make no consumers: one could
+// be told to deliver anywhere, or take the messages of another.
+var tapped = [...]string{streams.Markers, streams.Receipts, streams.Events}
+
+// Permit returns what a role may do.
+func Permit(r Role) Rights {
+	switch r {
+	case Operator, Control:
+		return Rights{} // everything in the account
+	case Process:
+		return process()
+	case Machine:
+		return agent(ownName, []string{ownName, ownGroup})
+	case Agent:
+		return agent("*", []string{"*"})
+	case Viewer:
+		return viewer()
+	case Tester:
+		p := viewer()
+		p.Publish.Allow = append(p.Publish.Allow, "leeward.api.failover.test", "leeward.api.failover.cleanup")
+		return p
+	case Tap:
+		return tap()
+	}
+	// A role that is not known may say nothing and hear nothing.
+	return Rights{Publish: Subjects{Deny: []string{">"}}, Subscribe: Subjects{Deny: []string{">"}}}
+}
+
+var inbox = bus.InboxPrefix(ownKey) + ".>"
+
+// answers are what requests ask to be answered on. Not "whatever the request
+// says": it might say a subject where only the one who answers may publish. _R_ is
+// for requests that come from another account.
+var answers = []string{"_INBOX.>", "_R_.>"}
+
+// Services answer `nats micro ls`, info and stats.
+func service(name string) []string {
+	return []string{"$SRV.*", "$SRV.*." + name, "$SRV.*." + name + ".*"}
+}
+
+// agent may speak for the machine of this name and hear what is meant for it.
+// groups are those whose markers it may publish.
+func agent(name string, groups []string) Rights {
+	lease := "$KV." + streams.Leases + "." + name + ".>"
+	p := Rights{}
+	p.Publish.Allow = []string{
+		"leeward.changes.*." + name + ".>", "leeward.events." + name + ".>", "leeward.sums.*." + name + ".>", lease,
+		"leeward.barrier." + name + ".report", "leeward.policy." + name + ".ask",
+		"$JS.API.INFO", whoami,
+	}
+	p.Subscribe.Allow = []string{
+		inbox, "leeward.receipts." + name + ".>", "leeward.commands." + name + ".>", "leeward.barrier." + name + ".order", "leeward.policy." + name + ".set",
+	}
+	// No consumers: one could be told to deliver anywhere. What an agent reads, it
+	// reads by subject; other forms of the request would read every subject.
+	read := func(stream, subject string) {
+		p.Publish.Allow = append(p.Publish.Allow, "$JS.API.STREAM.INFO."+stream, "$JS.API.DIRECT.GET."+stream+"."+subject)
+	}
+	read(streams.Changes, "leeward.changes.*."+name+".>")
+	read(streams.Receipts, "leeward.receipts."+name+".>")
+	read("KV_"+streams.Leases, lease)
+	for _, g := range groups {
+		p.Publish.Allow = append(p.Publish.Allow, "leeward.markers."+g)
+		p.Subscribe.Allow = append(p.Subscribe.Allow, "leeward.markers."+g)
+		read(streams.Markers, "leeward.markers."+g)
+	}
+	return p
+}
+
+// process takes changes and says what the vault holds. It makes no stream, and
+// deletes none.
+func process() Rights {
+	p := Rights{}
+	p.Publish.Allow = []string{
+		"leeward.receipts.>", "leeward.events.>", "leeward.process.>", answers[0], answers[1], "$JS.API.INFO", whoami,
+		"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.DIRECT.GET.>", "$JS.API.STREAM.MSG.GET.*",
+		"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.CREATE.>",
+		"$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.UNPIN.>", "$JS.ACK.>", "$KV.>",
+	}
+	// Whose tokens are good, and who an agent is, is control's alone to write.
+	p.Publish.Deny = []string{"$KV." + streams.Agents + ".>", "$KV." + streams.Tokens + ".>"}
+	p.Subscribe.Allow = append([]string{inbox, "leeward.sums.>", "leeward.process.>"}, service("leeward-process")...)
+	return p
+}
+
+func viewer() Rights {
+	return Rights{
+		Publish: Subjects{Allow: []string{
+			"leeward.api.*.ls", "leeward.api.*.show", "leeward.api.*.info", "leeward.api.*.trace",
+			"$SRV.PING.>", "$SRV.PING", "$SRV.INFO.>", "$SRV.INFO", "$SRV.STATS.>", "$SRV.STATS", whoami, "$JS.API.INFO",
+		}},
+		Subscribe: Subjects{Allow: []string{inbox}},
+	}
+}
+
+func tap() Rights {
+	p := Rights{
+		Publish: Subjects{Allow: []string{
+			whoami, "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*",
+			"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*",
+			"$JS.API.DIRECT.GET.KV_" + streams.Leases + ".>",
+		}},
+		// No queue groups: a tap must not stand in line with those who do the work. No
+		// requests and answers of the API: they are not for listeners.
+		Subscribe: Subjects{Allow: []string{inbox, "leeward.>"}, Deny: []string{"leeward.changes.>", "leeward.sums.>", "leeward.api.>", "leeward.commands.>", "leeward.barrier.>", "leeward.policy.>", "> >"}},
+	}
+	for _, s := range tapped {
+		p.Publish.Allow = append(p.Publish.Allow, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
+	}
+	return p
+}
