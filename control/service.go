@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control/enrol"
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
@@ -39,6 +40,7 @@ type Service struct {
 	state   *state
 	decider *decider
 	engine  *failover.Engine
+	enrol   *enrol.Service // nil: no agents are let in
 
 	base   context.Context
 	cancel context.CancelFunc

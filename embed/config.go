@@ -30,6 +30,9 @@ type Config struct {
 	// cuts at once, they reconnect by themselves.
 	LameDuck time.Duration
 	Log      *slog.Logger // nil: silent
+	// Refused, if set, is told what the server refuses its users. It may take its
+	// time; repeats are counted meanwhile.
+	Refused func(Refusal)
 }
 
 // Default listens on this machine only, on the usual port. Dir is not set.

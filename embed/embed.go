@@ -37,6 +37,7 @@ type Server struct {
 	trust *trust.Trust
 	known *server.DirAccResolver // the accounts' tokens
 	certs *certs                 // nil: nothing leaves this machine
+	audit *audit
 	url   string
 	store int64
 
@@ -97,6 +98,10 @@ func (s *Server) start(ctx context.Context) error {
 		return fmt.Errorf("make the NATS server: %w", err)
 	}
 	log := &logger{log: s.cfg.Log}
+	if s.cfg.Refused != nil {
+		s.audit = newAudit(s.cfg.Refused, auditEvery)
+		log.audit = s.audit
+	}
 	s.ns.SetLoggerV2(log, false, false, false)
 	if err := s.wait(ctx, log); err != nil {
 		return err
@@ -292,6 +297,9 @@ func (s *Server) halt() error {
 		s.ns.WaitForShutdown()
 	} else if s.known != nil {
 		s.known.Close() // or the server would have
+	}
+	if s.audit != nil {
+		s.audit.close() // after the last line of the server's log
 	}
 	return s.lock.release()
 }

@@ -34,6 +34,7 @@ func main() {
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(*cobra.Command, []string) { fmt.Println("leeward-agent", version()) },
 	})
+	root.AddCommand(enrolCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.AddCommand(profileCommand())
 	if err := root.Execute(); err != nil {

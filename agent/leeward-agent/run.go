@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -52,7 +53,10 @@ func runCommand() *cobra.Command {
 		Use:   "run --machine NAME --disk PATH[=NAME] …",
 		Short: "Protect disks until stopped",
 		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return f.run(c.Context()) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			f.enrolled(c.Flags().Changed("machine"))
+			return f.run(c.Context())
+		},
 	}
 	s := c.Flags()
 	s.StringVar(&f.cfg.Bus.Context, "context", os.Getenv("LEEWARD_CONTEXT"), "nats CLI context `file` with server and key (contexts/agent.json of the appliance)")
@@ -78,6 +82,19 @@ func runCommand() *cobra.Command {
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "log more")
 	s.BoolVar(&f.json, "log-json", false, "log JSON also on a terminal")
 	return c
+}
+
+// enrolled fills in what `leeward-agent enrol` has written.
+func (f *runFlags) enrolled(named bool) {
+	b := &f.cfg.Bus
+	if b.Context == "" && b.URL == "" {
+		if file := filepath.Join(configDir(), "agent.json"); enrolledAs(file) != "" {
+			b.Context = file
+		}
+	}
+	if machine := enrolledAs(b.Context); machine != "" && !named {
+		f.cfg.Machine = machine
+	}
 }
 
 func hostname() string {

@@ -15,6 +15,11 @@
 //	leeward.api.job.show           {"id", "after"}      failover.Job; with after: when its revision is greater, or after 20 s
 //	leeward.api.vault.info         {}                   VaultInfo
 //	leeward.api.stream.ls          {}                   Streams
+//	leeward.api.token.new          NewToken             enrol.Token with its text, shown once
+//	leeward.api.token.ls           {}                   enrol.Tokens without secrets, in pages, oldest first
+//	leeward.api.token.rm           {"id"}               {}
+//	leeward.api.agent.ls           {}                   enrol.Agents, in pages
+//	leeward.api.agent.revoke       {"machine"}          enrol.Agent when the servers refuse it
 //
 // An answer that would not fit a message carries a cursor in next: ask again with
 // it. An error answer has the micro service headers, its code being one of Code,

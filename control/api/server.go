@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/leeward-dr/leeward/control/failover"
+	"github.com/leeward-dr/leeward/streams"
 )
 
 // Service is the name of the micro service and Prefix the start of its subjects.
@@ -68,7 +69,7 @@ func Serve(nc *nats.Conn, b Backend, version string, log *slog.Logger) (*Server,
 		return nil, fmt.Errorf("register the service %s: %w", Service, err)
 	}
 	s.svc = svc
-	for _, e := range s.endpoints() {
+	for _, e := range append(s.endpoints(), s.enrolment()...) {
 		err := svc.AddEndpoint(e.noun+"-"+e.verb, micro.HandlerFunc(s.handler(e)), micro.WithEndpointSubject(Prefix+"."+e.noun+"."+e.verb))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("register %s.%s: %w", e.noun, e.verb, err), s.Stop(context.Background()))
@@ -119,6 +120,10 @@ func (s *Server) answer(e endpoint, r micro.Request) {
 	defer cancel()
 	var v any
 	var err error
+	if streams.Copied(nats.Header(r.Headers())) {
+		s.log.Warn("a copy of a stored message came as a request and is refused", "subject", r.Subject())
+		return // it did not ask, and says nothing of who had it sent
+	}
 	if n := len(r.Data()); n > maxRequest {
 		err = Errorf(CodeUsage, "", "the request has %d bytes, at most %d", n, maxRequest)
 	} else {

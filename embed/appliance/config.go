@@ -20,6 +20,7 @@ import (
 type Config struct {
 	Dir          string
 	Listen       string        // address for agents and operators
+	Manage       string        // address of the management port; empty: none
 	Advertise    string        // address that connection files name, if not Listen
 	TLSCert      string        // PEM files of the server; all empty: TLS as package embed decides
 	TLSKey       string        //
@@ -40,6 +41,7 @@ func Default() Config {
 // flags declares the settings, except dir, as flags.
 func (c *Config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Listen, "listen", c.Listen, "address for agents and operators")
+	f.StringVar(&c.Manage, "manage", "", "address of the management port: enrolment, health, metrics (default: none)")
 	f.StringVar(&c.Advertise, "advertise", c.Advertise, "address that connection files name, if it is not --listen")
 	f.StringVar(&c.TLSCert, "tls-cert", "", "PEM certificate of the server")
 	f.StringVar(&c.TLSKey, "tls-key", "", "PEM key of the server")

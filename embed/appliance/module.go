@@ -14,6 +14,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers"
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control"
+	"github.com/leeward-dr/leeward/control/console"
 	"github.com/leeward-dr/leeward/embed"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
@@ -36,10 +37,11 @@ func options(c Config, version string, log *slog.Logger, o *opened) fx.Option {
 			l.UseErrorLevel(slog.LevelDebug) // the operator gets the cause alone, on the last line
 			return l
 		}),
-		fx.Supply(c, log, o, consumers.Default(), controlConfig(c, version)),
-		fx.Provide(newServer, newBus, newVault),
+		fx.Supply(c, log, o, &auditor{log: log}, consumers.Default(), controlConfig(c, version)),
+		fx.Provide(newServer, newBus, newVault, newConsole),
 		consumers.Module,
 		control.Module,
+		fx.Invoke(func(*console.Server) {}),
 	)
 }
 
@@ -68,12 +70,13 @@ func (o *opened) undo() error {
 	return err
 }
 
-func newServer(lc fx.Lifecycle, c Config, log *slog.Logger, o *opened) (*embed.Server, error) {
+func newServer(lc fx.Lifecycle, c Config, a *auditor, log *slog.Logger, o *opened) (*embed.Server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
 	e := embed.Default()
 	e.Dir, e.Listen, e.Advertise, e.Log = c.Dir, c.Listen, c.Advertise, log
 	e.Cert, e.Key, e.CA = c.TLSCert, c.TLSKey, c.TLSCA
+	e.Refused = a.tell
 	s, err := embed.Start(ctx, e)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/cli"
+	"github.com/leeward-dr/leeward/control/console"
 	"github.com/leeward-dr/leeward/embed"
 )
 
@@ -65,14 +66,15 @@ func Run(ctx context.Context, c Config, version string, out, logs io.Writer) (er
 	var o opened
 	var s *embed.Server
 	var v *vault.Vault
-	app := fx.New(options(c, version, log, &o), fx.Populate(&s, &v))
+	var m *console.Server
+	app := fx.New(options(c, version, log, &o), fx.Populate(&s, &v, &m))
 	if err := app.Err(); err != nil {
 		return errors.Join(dig.RootCause(err), o.undo())
 	}
 	if err := start(ctx, app); err != nil {
 		return err
 	}
-	summary(out, c, s, v)
+	summary(out, c, s, v, m)
 	select {
 	case <-ctx.Done():
 	case sig := <-app.Wait():
@@ -95,14 +97,22 @@ func start(ctx context.Context, app *fx.App) error {
 	return app.Start(ctx)
 }
 
-func summary(w io.Writer, c Config, s *embed.Server, v *vault.Vault) {
+func summary(w io.Writer, c Config, s *embed.Server, v *vault.Vault, m *console.Server) {
+	manage := "none; --manage ADDRESS opens one for enrolment, health and metrics"
+	if m != nil {
+		manage = m.URL()
+	}
+	if pin, err := s.CAPin(); err == nil && pin != "" {
+		manage += "\n  ca pin    " + pin
+	}
 	fmt.Fprintf(w, `leeward is up in %s
   bus       %s
+  manage    %s
   vault     %s (%s)
   key       %s
             keep a copy of it elsewhere: without it nobody can read the vault
   protect   leeward-agent run --context %s --disk /dev/sdX
   look      leeward status --dir %s
 Ctrl-C stops it cleanly.
-`, c.Dir, s.ClientURL(), v.Store().URL(), v.ID(), c.KeyFile, s.ContextFile(embed.Agent), c.Dir)
+`, c.Dir, s.ClientURL(), manage, v.Store().URL(), v.ID(), c.KeyFile, s.ContextFile(embed.Agent), c.Dir)
 }

@@ -1,0 +1,105 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/leeward-dr/leeward/control/enrol"
+)
+
+// Enroller lets agents in. A Backend that implements it answers token.* and agent.*.
+type Enroller interface {
+	// Enrolment returns what does it, or an error that says why there is none.
+	Enrolment() (*enrol.Service, error)
+}
+
+// NewToken asks for a one-time token.
+type NewToken struct {
+	Machine    string   `json:"machine"`
+	Groups     []string `json:"groups,omitempty"`
+	TTLSeconds float64  `json:"ttl_seconds"`
+}
+
+func (s *Server) enrolment() []endpoint {
+	with := func(fn func(context.Context, *enrol.Service, Ref) (any, error)) func(context.Context, []byte) (any, error) {
+		return serve(func(ctx context.Context, r Ref) (any, error) {
+			e, err := s.enroller()
+			if err != nil {
+				return nil, err
+			}
+			out, err := fn(ctx, e, r)
+			if errors.Is(err, enrol.ErrUnknown) {
+				return nil, Errorf(CodeNotFound, "leeward agent ls, leeward token ls", "%w", err)
+			}
+			return out, err
+		})
+	}
+	return []endpoint{
+		{"token", "new", serve(s.newToken)},
+		{"token", "ls", list("leeward.tokens.v1", func(ctx context.Context, _ Query) ([]enrol.Token, error) {
+			e, err := s.enroller()
+			if err != nil {
+				return nil, err
+			}
+			return e.Tokens(ctx)
+		})},
+		{"token", "rm", with(func(ctx context.Context, e *enrol.Service, r Ref) (any, error) {
+			return struct{}{}, e.RemoveToken(ctx, r.ID)
+		})},
+		{"agent", "ls", list("leeward.agents.v1", func(ctx context.Context, q Query) ([]enrol.Agent, error) {
+			e, err := s.enroller()
+			if err != nil {
+				return nil, err
+			}
+			return e.Agents(ctx)
+		})},
+		{"agent", "revoke", with(func(ctx context.Context, e *enrol.Service, r Ref) (any, error) { return e.Revoke(ctx, r.Machine) })},
+	}
+}
+
+func (s *Server) enroller() (*enrol.Service, error) {
+	b, ok := s.backend.(Enroller)
+	if !ok {
+		return nil, Errorf(CodeRefused, "", "this control lets no agents in")
+	}
+	return b.Enrolment()
+}
+
+func (s *Server) newToken(ctx context.Context, r NewToken) (any, error) {
+	e, err := s.enroller()
+	if err != nil {
+		return nil, err
+	}
+	t, err := e.NewToken(ctx, r.Machine, r.Groups, time.Duration(r.TTLSeconds*float64(time.Second)))
+	if err != nil {
+		return nil, Errorf(CodeUsage, "leeward token new --machine NAME --ttl 1h", "%w", err)
+	}
+	return t, nil
+}
+
+// NewToken makes a one-time token that lets an agent in.
+func (c *Client) NewToken(ctx context.Context, r NewToken) (*enrol.Token, error) {
+	return call[enrol.Token](ctx, c, "token.new", r)
+}
+
+// Tokens lists the tokens, the oldest first, without their secrets.
+func (c *Client) Tokens(ctx context.Context) ([]enrol.Token, error) {
+	return all[enrol.Token](ctx, c, "token.ls", Query{})
+}
+
+// RemoveToken makes a token useless.
+func (c *Client) RemoveToken(ctx context.Context, id string) error {
+	_, err := call[struct{}](ctx, c, "token.rm", Ref{ID: id})
+	return err
+}
+
+// Agents lists the enrolled agents, by machine.
+func (c *Client) Agents(ctx context.Context) ([]enrol.Agent, error) {
+	return all[enrol.Agent](ctx, c, "agent.ls", Query{})
+}
+
+// RevokeAgent ends a machine's agent for good.
+func (c *Client) RevokeAgent(ctx context.Context, machine string) (*enrol.Agent, error) {
+	return call[enrol.Agent](ctx, c, "agent.revoke", Ref{Machine: machine})
+}

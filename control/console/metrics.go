@@ -1,0 +1,90 @@
+package console
+
+import (
+	"bufio"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Family is a metric with its samples.
+type Family struct {
+	Name    string // ends in its unit; _total for counters
+	Help    string // one line
+	Kind    Kind
+	Samples []Sample
+}
+
+// Kind of a metric.
+type Kind string
+
+// The kinds.
+const (
+	Gauge   Kind = "gauge"
+	Counter Kind = "counter"
+)
+
+// Sample is one value. Labels are pairs of name and value.
+type Sample struct {
+	Labels []string
+	Value  float64
+}
+
+// Of makes a family without labels.
+func Of(name, help string, kind Kind, value float64) Family {
+	return Family{Name: name, Help: help, Kind: kind, Samples: []Sample{{Value: value}}}
+}
+
+// write writes families in Prometheus' text format, sorted by name. Families of the
+// same name are put together.
+func write(w io.Writer, all []Family) error {
+	b := bufio.NewWriter(w)
+	slices.SortStableFunc(all, func(x, y Family) int { return strings.Compare(x.Name, y.Name) })
+	for i, f := range all {
+		if i == 0 || all[i-1].Name != f.Name {
+			b.WriteString("# HELP " + f.Name + " " + escape(f.Help, false) + "\n# TYPE " + f.Name + " " + string(f.Kind) + "\n")
+		}
+		for _, s := range f.Samples {
+			b.WriteString(f.Name)
+			for k := 0; k+1 < len(s.Labels); k += 2 {
+				sep := ","
+				if k == 0 {
+					sep = "{"
+				}
+				b.WriteString(sep + s.Labels[k] + `="` + escape(s.Labels[k+1], true) + `"`)
+			}
+			if len(s.Labels) > 1 {
+				b.WriteByte('}')
+			}
+			b.WriteString(" " + number(s.Value) + "\n")
+		}
+	}
+	return b.Flush()
+}
+
+func number(v float64) string {
+	switch {
+	case math.IsInf(v, 1):
+		return "+Inf"
+	case math.IsInf(v, -1):
+		return "-Inf"
+	case math.IsNaN(v):
+		return "NaN"
+	}
+	return strconv.FormatFloat(v, 'g', -1, 64)
+}
+
+var (
+	inHelp  = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
+	inLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+)
+
+func escape(s string, label bool) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if label {
+		return inLabel.Replace(s)
+	}
+	return inHelp.Replace(s)
+}

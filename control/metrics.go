@@ -1,0 +1,135 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/leeward-dr/leeward/control/api"
+	"github.com/leeward-dr/leeward/control/console"
+	"github.com/leeward-dr/leeward/control/health"
+)
+
+// ReadyNow reports why control cannot do its work: its state is not rebuilt, or it
+// cannot reach the bus or the vault's store.
+func (s *Service) ReadyNow(ctx context.Context) error {
+	select {
+	case <-s.ready:
+	default:
+		return fmt.Errorf("control is still reading the vault and the streams")
+	}
+	if !s.bus.Conn.IsConnected() {
+		return fmt.Errorf("control has no connection to NATS")
+	}
+	if _, err := s.Streams(ctx); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Metrics describes what control knows, for Prometheus.
+func (s *Service) Metrics(ctx context.Context) ([]console.Family, error) {
+	out := []console.Family{{
+		Name: "leeward_build_info", Help: "Version of this process", Kind: console.Gauge,
+		Samples: []console.Sample{{Labels: []string{"version", s.cfg.Version}, Value: 1}},
+	}}
+	st, err := s.Status(ctx)
+	if err != nil {
+		return out, err
+	}
+	out = append(out,
+		console.Of("leeward_points", "Recovery points that are listed", console.Gauge, float64(st.Points)),
+		console.Of("leeward_markers_pending", "Recovery points on their way", console.Gauge, float64(st.PendingMarkers)),
+	)
+	if !st.Ready {
+		return out, nil // what is half known would look like a loss
+	}
+	streams, err := s.Streams(ctx)
+	if err != nil {
+		return out, err
+	}
+	bytes := console.Family{Name: "leeward_stream_pending_bytes", Help: "Bytes in a stream; of CHANGES: not yet in the vault", Kind: console.Gauge}
+	limit := console.Family{Name: "leeward_stream_limit_bytes", Help: "Bytes a stream may hold", Kind: console.Gauge}
+	for _, x := range streams {
+		bytes.Samples = append(bytes.Samples, console.Sample{Labels: []string{"stream", x.Name}, Value: float64(x.Bytes)})
+		if x.MaxBytes > 0 {
+			limit.Samples = append(limit.Samples, console.Sample{Labels: []string{"stream", x.Name}, Value: float64(x.MaxBytes)})
+		}
+	}
+	out = append(out, bytes, limit)
+	out = append(out, machineMetrics(s.state.machinesView(time.Now().UTC(), "", s.cfg.Health), s.state.latestByConsistency())...)
+	return append(out, s.jobMetrics()...), nil
+}
+
+// machineMetrics describes the machines.
+func machineMetrics(all []api.Machine, latest map[string]map[string]time.Time) []console.Family {
+	rpo := console.Family{Name: "leeward_rpo_seconds", Help: "Age of the newest recovery point that the vault has confirmed", Kind: console.Gauge}
+	level := console.Family{Name: "leeward_health", Help: "1 for the level that the machine is at", Kind: console.Gauge}
+	last := console.Family{Name: "leeward_point_last_timestamp_seconds", Help: "When the newest recovery point was cut, by consistency", Kind: console.Gauge}
+	held := console.Family{Name: "leeward_agent_up", Help: "1 while an agent holds the disk", Kind: console.Gauge}
+	size := console.Family{Name: "leeward_disk_bytes", Help: "Size of a protected disk", Kind: console.Gauge}
+	for _, m := range all {
+		if m.RPO != nil {
+			rpo.Samples = append(rpo.Samples, console.Sample{Labels: []string{"machine", m.Machine}, Value: *m.RPO})
+		}
+		for _, l := range []health.Level{health.Healthy, health.Warning, health.Critical} {
+			level.Samples = append(level.Samples, console.Sample{Labels: []string{"machine", m.Machine, "level", string(l)}, Value: one(m.Health == l)})
+		}
+		for consistency, at := range latest[m.Machine] {
+			last.Samples = append(last.Samples, console.Sample{Labels: []string{"machine", m.Machine, "consistency", consistency}, Value: float64(at.UnixMilli()) / 1000})
+		}
+		for _, d := range m.Disks {
+			where := []string{"machine", m.Machine, "disk", d.Disk}
+			held.Samples = append(held.Samples, console.Sample{Labels: where, Value: one(d.Held)})
+			size.Samples = append(size.Samples, console.Sample{Labels: where, Value: float64(d.SizeBytes)})
+		}
+	}
+	return []console.Family{rpo, level, last, held, size}
+}
+
+func one(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// jobMetrics describes the jobs: how many in each state, and when a machine was
+// tested last.
+func (s *Service) jobMetrics() []console.Family {
+	jobs := console.Family{Name: "leeward_jobs", Help: "Failover jobs by state", Kind: console.Gauge}
+	tested := console.Family{Name: "leeward_failover_test_last_timestamp_seconds", Help: "When a test failover of the machine last came to life", Kind: console.Gauge}
+	states, at := map[string]int{}, map[string]time.Time{}
+	for _, j := range s.engine.Jobs() {
+		states[string(j.State)]++
+		if j.Result != nil && j.Result.Alive && j.Started.After(at[j.Request.Machine]) {
+			at[j.Request.Machine] = j.Started
+		}
+	}
+	for state, n := range states {
+		jobs.Samples = append(jobs.Samples, console.Sample{Labels: []string{"state", state}, Value: float64(n)})
+	}
+	for machine, t := range at {
+		tested.Samples = append(tested.Samples, console.Sample{Labels: []string{"machine", machine}, Value: float64(t.Unix())})
+	}
+	return []console.Family{jobs, tested}
+}
+
+// latestByConsistency is the time of each machine's newest point of each
+// consistency.
+func (s *state) latestByConsistency() map[string]map[string]time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]map[string]time.Time{}
+	for _, p := range s.points {
+		for _, m := range p.Machines {
+			if out[m.Machine] == nil {
+				out[m.Machine] = map[string]time.Time{}
+			}
+			if k := string(p.Consistency); p.Time.After(out[m.Machine][k]) {
+				out[m.Machine][k] = p.Time
+			}
+		}
+	}
+	return out
+}
