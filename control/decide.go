@@ -12,6 +12,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/health"
 	"github.com/leeward-dr/leeward/control/points"
+	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -153,7 +154,7 @@ func (d *decider) list(ctx context.Context, p *vault.Point) {
 	d.s.state.point(p)
 	lag := p.Listed.Sub(p.Time)
 	for _, m := range p.Machines {
-		d.s.publish(ctx, "point-"+p.ID+"-"+m.Machine, &wire.Event{
+		d.s.publishTraced(ctx, "point-"+p.ID+"-"+m.Machine, streams.Traceparent("point", p.ID, "list"), &wire.Event{
 			Time: p.Listed.UnixNano(), Machine: m.Machine, Kind: kindPoint, Severity: wire.Info,
 			What: fmt.Sprintf("recovery point %s (%s-consistent) listed %s after its cut", p.ID, p.Consistency, lag.Round(time.Millisecond)),
 		})

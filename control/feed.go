@@ -220,7 +220,14 @@ func (s *Service) onLease(e jetstream.KeyValueEntry) {
 
 // consume calls fn for every message until stopped.
 func (s *Service) consume(c jetstream.Consumer, fn func(jetstream.Msg)) error {
-	cc, err := c.Consume(fn, jetstream.PullMaxMessages(256), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	cc, err := c.Consume(func(m jetstream.Msg) {
+		if streams.Copied(m.Headers()) {
+			s.refuse(s.base, m, errors.New("it is a copy of a stored message, which somebody had sent there"))
+			_ = m.Term() // of no use again; ordered consumers need no answer
+			return
+		}
+		fn(m)
+	}, jetstream.PullMaxMessages(256), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.log.Debug("consumer", "err", err) // the client recovers by itself; the bus logs lost connections
 	}))
 	if err != nil {

@@ -164,12 +164,20 @@ func (s *Service) points(context.Context) ([]*vault.Point, error) { return s.sta
 
 // publish tells of something. It is told in the log too if the bus does not take it.
 func (s *Service) publish(ctx context.Context, id string, e *wire.Event) {
+	s.publishTraced(ctx, id, "", e)
+}
+
+// publishTraced is publish for an event of a trace.
+func (s *Service) publishTraced(ctx context.Context, id, trace string, e *wire.Event) {
 	b, err := wire.Encode(e)
 	if err == nil {
 		m := nats.NewMsg(streams.EventsSubject(e.Machine, e.Kind))
 		m.Data = b
 		m.Header = nats.Header{
 			"Leeward-Kind": {"event"}, "Leeward-Machine": {e.Machine}, "Leeward-Event": {e.Kind}, "Leeward-Severity": {string(e.Severity)},
+		}
+		if trace != "" {
+			m.Header[streams.TraceHeader] = []string{trace}
 		}
 		var opts []jetstream.PublishOpt
 		if id != "" {
@@ -211,5 +219,5 @@ func (s *Service) jobChanged(j failover.Job) {
 			e.What = what
 		}
 	}
-	s.publish(s.base, fmt.Sprintf("job-%s-%s", j.ID, j.State), e)
+	s.publishTraced(s.base, fmt.Sprintf("job-%s-%s", j.ID, j.State), streams.Traceparent("job", j.ID, string(j.State)), e)
 }

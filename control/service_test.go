@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/failover"
@@ -282,9 +284,19 @@ func TestUnbelievableMessages(t *testing.T) {
 	}
 	// A receipt on another disk's subject.
 	encoded(l, "leeward.receipts.mail.sda", &wire.Receipt{Machine: "web", Disk: "sda", Epoch: 9, Number: 9})
-	l.eventually("three refusals are told", func() bool {
+	// A copy that somebody had the server send there.
+	b, err := wire.Encode(&wire.Receipt{Machine: "web", Disk: "sda", Epoch: 9, Number: 9, Size: vaulttest.Size, Time: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := nats.NewMsg("leeward.receipts.web.sda")
+	m.Data, m.Header = b, nats.Header{"Nats-Stream": {"CHANGES"}, "Nats-Sequence": {"1"}}
+	if _, err := l.bus.JS.PublishMsg(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("four refusals are told", func() bool {
 		all, err := s.Events(t.Context(), api.Query{Kind: "message-refused"})
-		return err == nil && len(all) == 3
+		return err == nil && len(all) == 4
 	})
 	l.eventually("the marker is not delivered again", func() bool { return l.unacked() == 0 })
 	if all, err := s.Machines(t.Context(), api.Query{Machine: "web"}); err != nil || len(all) != 0 {

@@ -178,6 +178,9 @@ func (s *Server) deliver(ctx context.Context, p int, m jetstream.Msg) {
 	}
 	s.behind[p].Store(meta.NumPending)
 	id, c, err := open(m.Subject(), m.Data())
+	if err == nil && streams.Copied(m.Headers()) {
+		err = errors.New("it is a copy of a stored message, which somebody had sent there")
+	}
 	if err != nil {
 		s.malformed(m, id, meta.Sequence.Stream, err)
 		return

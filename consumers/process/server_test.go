@@ -340,8 +340,11 @@ func TestMalformedMessagesAreTerminated(t *testing.T) {
 	garbage.Data = garbage.Data[:len(garbage.Data)/2]
 	foreign.Subject = streams.ChangesSubject("web3", "sda")
 	bad := nats.NewMsg("leeward.changes.00.web1.sda") // not its partition
-	a.publish(garbage, a.write(), foreign, bad)
-	eventually(t, "three refusals", func() bool { return s.Stats().Malformed == 3 })
+	// What another agent stored and had the server copy here.
+	first, last := a.write(), a.write()
+	copied := &nats.Msg{Subject: last.Subject, Data: last.Data, Header: nats.Header{"Nats-Stream": {streams.Changes}, "Nats-Sequence": {"1"}}}
+	a.publish(garbage, first, foreign, bad, copied, last)
+	eventually(t, "four refusals", func() bool { return s.Stats().Malformed == 4 })
 	a.persist()
 	r.empty()
 	a.verify(r.v)

@@ -165,3 +165,18 @@ func TestWatchersDoNotBlock(t *testing.T) {
 		}
 	}
 }
+
+// The server marks copies of stored messages; one is no request, whoever had it
+// sent here.
+func TestCopiesAreNoRequests(t *testing.T) {
+	b := &backend{}
+	nc, c := serveTest(t, b)
+	m := nats.NewMsg(Prefix + ".status.show")
+	m.Header = nats.Header{"Nats-Stream": {"CHANGES"}, "Nats-Sequence": {"7"}}
+	if a, err := nc.Conn.RequestMsg(m, 200*time.Millisecond); err == nil {
+		t.Errorf("a copy was answered: %s", a.Data)
+	}
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

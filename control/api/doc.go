@@ -8,6 +8,7 @@
 //	leeward.api.machine.show       {"machine"}          Machine
 //	leeward.api.point.ls           Query                Points, in pages, oldest first
 //	leeward.api.point.show         {"id"}               Point
+//	leeward.api.point.trace        {"id"}               Trace
 //	leeward.api.event.ls           Query                Events, in pages, oldest first
 //	leeward.api.failover.test      failover.Request     failover.Job at once; idempotent by request_id
 //	leeward.api.failover.cleanup   {"id"}               failover.Job when it is cleaned

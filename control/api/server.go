@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,7 +70,7 @@ func Serve(nc *nats.Conn, b Backend, version string, log *slog.Logger) (*Server,
 		return nil, fmt.Errorf("register the service %s: %w", Service, err)
 	}
 	s.svc = svc
-	for _, e := range append(s.endpoints(), s.enrolment()...) {
+	for _, e := range slices.Concat(s.endpoints(), s.enrolment(), s.tracing()) {
 		err := svc.AddEndpoint(e.noun+"-"+e.verb, micro.HandlerFunc(s.handler(e)), micro.WithEndpointSubject(Prefix+"."+e.noun+"."+e.verb))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("register %s.%s: %w", e.noun, e.verb, err), s.Stop(context.Background()))

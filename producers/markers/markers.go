@@ -26,6 +26,7 @@ func Publish(ctx context.Context, js jetstream.JetStream, m *wire.Marker) error 
 		"Leeward-Kind": {"marker"}, "Leeward-Point": {m.ID}, "Leeward-Group": {m.Group},
 		"Leeward-Consistency": {string(m.Consistency)},
 	}
+	msg.Header.Set(streams.TraceHeader, streams.Traceparent("point", m.ID, "publish marker"))
 	msg.Header.Set(jetstream.MsgIDHeader, m.ID)
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		_, err := js.PublishMsg(ctx, msg)
