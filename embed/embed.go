@@ -107,7 +107,7 @@ func (s *Server) start(ctx context.Context) error {
 		return err
 	}
 	s.url = s.clientURL()
-	return s.writeContexts()
+	return writeContexts(s.cfg.Dir, s.trust, s.url, s.CAFile())
 }
 
 func (s *Server) options() (*server.Options, error) {

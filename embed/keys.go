@@ -15,27 +15,27 @@ func (s *Server) CredsFile(r Role) string { return s.trust.CredsFile(r) }
 
 // ContextFile is a context of the nats CLI for a role; bus.Options.Context takes
 // it too.
-func (s *Server) ContextFile(r Role) string {
-	return filepath.Join(s.cfg.Dir, "contexts", string(r)+".json")
-}
+func (s *Server) ContextFile(r Role) string { return contextFile(s.cfg.Dir, r) }
+
+func contextFile(dir string, r Role) string { return filepath.Join(dir, "contexts", string(r)+".json") }
 
 // writeContexts writes a context for each role. They hold no secret, only the
 // path of one.
-func (s *Server) writeContexts() error {
-	if err := os.MkdirAll(filepath.Join(s.cfg.Dir, "contexts"), 0o700); err != nil {
+func writeContexts(dir string, t *trust.Trust, url, ca string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "contexts"), 0o700); err != nil {
 		return fmt.Errorf("make the directory of contexts: %w", err)
 	}
 	for _, r := range roles {
-		key, err := s.trust.PublicKey(r)
+		key, err := t.PublicKey(r)
 		if err != nil {
 			return fmt.Errorf("write context of role %s: %w", r, err)
 		}
 		b, err := json.MarshalIndent(map[string]string{
-			"description": "Leeward " + string(r), "url": s.url, "creds": s.CredsFile(r), "ca": s.CAFile(),
+			"description": "Leeward " + string(r), "url": url, "creds": t.CredsFile(r), "ca": ca,
 			"inbox_prefix": bus.InboxPrefix(key),
 		}, "", "  ")
 		if err == nil {
-			err = trust.WriteWhole(s.ContextFile(r), append(b, '\n'), 0o600)
+			err = trust.WriteWhole(contextFile(dir, r), append(b, '\n'), 0o600)
 		}
 		if err != nil {
 			return fmt.Errorf("write context of role %s: %w", r, err)

@@ -2,17 +2,15 @@ package embed
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	"github.com/leeward-dr/leeward/streams/bus"
+	"github.com/leeward-dr/leeward/streams/trust"
 )
 
 // nodeStart is how long a node may take to listen; it recovers its streams meanwhile.
@@ -25,6 +23,9 @@ const nodeStart = 2 * time.Minute
 func RunNode(ctx context.Context, file string, log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
+	}
+	if err := accountsDir(); err != nil {
+		return err
 	}
 	o, err := server.ProcessConfigFile(file)
 	if err != nil {
@@ -69,48 +70,38 @@ func ended(ns *server.Server) <-chan struct{} {
 // AccountsFile is what WriteCluster writes for a node's configuration to include.
 const AccountsFile = "accounts.conf"
 
-// WriteCluster prepares what the nodes of a cluster and those who connect to it
-// need, in dir: a key and a context of the nats CLI for every role, and
-// AccountsFile, which says what the roles may do. Keys that are there are kept. urls
-// are where clients connect, with commas; ca is the file that signed the nodes'
-// certificates.
-func WriteCluster(dir, urls, ca string) error {
-	keys, err := loadKeys(dir)
-	if err != nil {
-		return err
-	}
-	text, err := accounts(keys)
-	if err != nil {
-		return err
-	}
-	// An account's users as the server's own language writes them, without the braces
-	// of the whole.
-	var whole map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(text), &whole); err != nil {
-		return fmt.Errorf("write the accounts: %w", err)
-	}
-	var b strings.Builder
-	b.WriteString("# Who may do what. Written by `leeward nats init`; the same on every node.\n")
-	for name, v := range whole {
-		fmt.Fprintf(&b, "%s: %s\n", name, v)
-	}
-	if err := writeWhole(filepath.Join(dir, AccountsFile), []byte(b.String()), 0o600); err != nil {
-		return fmt.Errorf("write the accounts: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "contexts"), 0o700); err != nil {
-		return fmt.Errorf("make the directory of contexts: %w", err)
-	}
-	for _, r := range roles {
-		b, err := json.MarshalIndent(map[string]string{
-			"description": "Leeward " + string(r), "url": urls, "nkey": keyFile(dir, r), "ca": ca,
-			"inbox_prefix": bus.InboxPrefix(keys[r]),
-		}, "", "  ")
-		if err == nil {
-			err = writeWhole(filepath.Join(dir, "contexts", string(r)+".json"), append(b, '\n'), 0o600)
-		}
-		if err != nil {
-			return fmt.Errorf("write context of role %s: %w", r, err)
-		}
+// accountsVar names the directory in which a node keeps the accounts' tokens, with
+// whom they refuse. RunNode sets it to a folder of storeVar's unless it is set.
+const (
+	accountsVar = "LEEWARD_ACCOUNTS"
+	storeVar    = "LEEWARD_STORE"
+)
+
+// accountsDir sees that the node has a place of its own for the accounts' tokens.
+func accountsDir() error {
+	if store := os.Getenv(storeVar); store != "" && os.Getenv(accountsVar) == "" {
+		return os.Setenv(accountsVar, filepath.Join(store, "accounts"))
 	}
 	return nil
+}
+
+// WriteCluster prepares what the nodes of a cluster and those who connect to it
+// need, in dir: the keys of package trust, a context of the nats CLI for every
+// role, and AccountsFile, which makes the nodes judge the users. Keys that are there
+// are kept. urls are where clients connect, with commas; ca is the file that signed
+// the nodes' certificates.
+func WriteCluster(dir, urls, ca string) error {
+	t, err := trust.Open(filepath.Join(dir, "trust"))
+	if err != nil {
+		return err
+	}
+	text, err := t.ServerConfig("$" + accountsVar)
+	if err != nil {
+		return err
+	}
+	text = "# Who may do what. Written by `leeward nats init`; the same on every node.\n" + text
+	if err := trust.WriteWhole(filepath.Join(dir, AccountsFile), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("write the accounts: %w", err)
+	}
+	return writeContexts(dir, t, urls, ca)
 }

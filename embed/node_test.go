@@ -184,7 +184,7 @@ func TestClusterFromDeploy(t *testing.T) {
 	}
 	for i, url := range c.urls {
 		plain := strings.Replace(url, "tls://", "nats://", 1)
-		if b, err := bus.Connect(within(t), bus.Options{URL: plain, NKeyFile: keyFile(c.dir, Operator)}); err == nil {
+		if b, err := bus.Connect(within(t), bus.Options{URL: plain, CredsFile: filepath.Join(c.dir, "trust", "users", string(Operator)+".creds")}); err == nil {
 			b.Close()
 			t.Errorf("node %d speaks without TLS", i+1)
 		}

@@ -271,7 +271,8 @@ func (t *Trust) revoke(was string, at time.Time, publicKeys ...string) (string, 
 }
 
 // ServerConfig is the piece of nats-server.conf that makes servers of one's own
-// judge the users of this directory. store is where each keeps the accounts' tokens.
+// judge the users of this directory. store is where each keeps the accounts' tokens:
+// a path, or $NAME of the server's environment.
 func (t *Trust) ServerConfig(store string) (string, error) {
 	op, err := t.Operator()
 	if err != nil {
@@ -283,7 +284,7 @@ func (t *Trust) ServerConfig(store string) (string, error) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# The operator of this Leeward. Tokens are no secrets: they say who signs, not how.\noperator: %s\nsystem_account: %s\n", token, t.System())
-	fmt.Fprintf(&b, "resolver: { type: full, dir: %q, allow_delete: false, interval: \"2m\" }\nresolver_preload: {\n", store)
+	fmt.Fprintf(&b, "resolver: { type: full, dir: %s, allow_delete: false, interval: \"2m\" }\nresolver_preload: {\n", quoted(store))
 	for _, a := range accountNames {
 		token, _, err := t.AccountToken(t.accounts[a], "")
 		if err != nil {
@@ -293,4 +294,11 @@ func (t *Trust) ServerConfig(store string) (string, error) {
 	}
 	b.WriteString("}\n")
 	return b.String(), nil
+}
+
+func quoted(store string) string {
+	if strings.HasPrefix(store, "$") {
+		return store
+	}
+	return fmt.Sprintf("%q", store)
 }
