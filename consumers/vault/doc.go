@@ -5,7 +5,8 @@
 //	process server ── DiskWriter.Commit ──► segments ──┐
 //	control ────────── Vault.PutPoint ────► points ────┤ store (dir, …)
 //	restore, boot ◄─── Reader ◄────────────────────────┤
-//	operator ◄──────── Check, Inspect ◄────────────────┘
+//	operator ◄── Check, Repair, Inspect ◄──────────────┤
+//	operator ──────── Maintain, keys, pins ────────────┘
 //
 // # History
 //
@@ -25,6 +26,18 @@
 // the base is a boundary and names are taken once, no later segment can reach
 // across it. So nothing has to be locked to fence a writer, and the points of an
 // abandoned branch stay readable.
+//
+// # Tidying
+//
+// Maintain removes the points that nothing keeps, folds the history that no point
+// shows any more, deletes what is not needed then, and makes maps, which say for many
+// segments at once where the blocks are. Whoever writes disks needs no right to
+// delete. Maps repeat what segments say: with them, opening a disk at a position costs
+// a few reads whatever its history, and memory that does not grow with the disk;
+// without them nothing is lost. The record on maps in pages says more.
+//
+// Repair puts right what follows from what is left, and proves by restoring to nowhere
+// which points are lost.
 //
 // # What is promised
 //
