@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a group of targets needs and that are missing.
+# Installs the Debian packages that a group of targets needs and that are missing, and
+# for the tests Azurite from npm.
 #
 #	need.sh GROUP...     GROUP: test, race, demo, bench
 #
@@ -36,6 +37,8 @@ race            ; libc6-dev            ; /usr/include/stdlib.h                  
 test,demo,bench ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
 test            ; mariadb-server-core  ; mariadbd                               ; points of MariaDB
 test            ; mariadb-client-core  ; mariadb                                ; points of MariaDB
+test            ; nodejs               ; node                                   ; Azurite, the emulator of Azure
+test            ; npm                  ; azurite_or_npm                         ; Azurite, the emulator of Azure
 demo,bench      ; postgresql-contrib   ; /usr/lib/postgresql/*/bin/pgbench      ; the load on the database
 test,bench      ; fio                  ; fio                                    ; the load on the disk
 demo            ; jq                   ; jq                                     ; reading what the CLI says
@@ -43,6 +46,30 @@ bench           ; restic               ; restic                                 
 '
 
 static_busybox() { command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
+
+# Azurite is no Debian package. It lives outside the tree, in a folder with its version
+# in the name, which package azuritetest knows.
+azurite_version=3.37.0
+azurite_home=${XDG_CACHE_HOME:-$HOME/.cache}/leeward/azurite-$azurite_version
+azurite_or_npm() { [ -e "$azurite_home/node_modules/.bin/azurite-blob" ] || command -v npm >/dev/null; }
+install_azurite() { # one at a time; a folder that is there is whole
+	[ ! -e "$azurite_home" ] || return 0
+	command -v npm >/dev/null || { echo "need.sh: no npm: the tests of the Azure store will not run" >&2; return 0; }
+	mkdir -p "${azurite_home%/*}"
+	(
+		flock -w 600 9
+		[ ! -e "$azurite_home" ] || exit 0
+		echo "need.sh: installing Azurite $azurite_version in $azurite_home" >&2
+		fresh=$(mktemp -d "$azurite_home.XXXXXX")
+		trap 'rm -rf "$fresh"' EXIT
+		for try in 1 2 3; do
+			! timeout 300 npm install --prefix "$fresh" --no-audit --no-fund --omit=dev --ignore-scripts --loglevel=error "azurite@$azurite_version" >"$fresh/npm.log" 2>&1 || { mv "$fresh" "$azurite_home"; exit 0; }
+			sleep $((try * 5))
+		done
+		cat "$fresh/npm.log" >&2
+		echo "need.sh: npm cannot install Azurite: the tests of the Azure store will not run" >&2
+	) 9>"${azurite_home%/*}/azurite.lock"
+}
 
 present() { # present COMMAND|PATH|FUNCTION; a path may hold a '*'
 	case $1 in
@@ -65,7 +92,7 @@ look() { # look GROUP: what of the table is missing for it
 	done <<<"$table"
 }
 
-[ $# -gt 0 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 needed=0
 for group in "$@"; do
 	case $group in
@@ -75,7 +102,9 @@ for group in "$@"; do
 	esac
 	look "$group"
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+case " $* " in *" test "*) azurite=1 ;; *) azurite=0 ;; esac
+finish() { [ "$azurite" = 0 ] || install_azurite; }
+[ ${#missing[@]} -gt 0 ] || { finish; exit 0; }
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 	{
@@ -83,6 +112,7 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 		printf '%s\n' "${why[@]}"
 		echo "Install them with: apt-get install --no-install-recommends ${missing[*]}"
 	} >&2
+	finish
 	exit "$needed"
 fi
 
@@ -116,3 +146,4 @@ if [ ${#missing[@]} -gt 0 ]; then
 	printf '%s\n' "${why[@]}" >&2
 	exit 1
 fi
+finish
