@@ -26,8 +26,19 @@ const (
 
 // Store is a directory of objects.
 type Store struct {
-	root string
-	made sync.Map // directories known to exist and to be durable: path -> struct{}
+	root     string
+	identity string        // empty: it has none
+	keep     time.Duration // Delete refuses what is younger
+	made     sync.Map      // directories known to exist and to be durable: path -> struct{}
+
+	mu  sync.Mutex
+	was os.FileInfo // mu guards: the root as it was opened
+}
+
+// Options say how to open a directory.
+type Options struct {
+	Create bool          // make it, with its parents, if it is missing
+	Keep   time.Duration // refuse to delete objects that are younger
 }
 
 var (
@@ -37,33 +48,45 @@ var (
 
 // Open opens an existing directory and clears away what crashed writers left in it
 // more than a day ago. It works on a read-only directory as well.
-func Open(path string) (*Store, error) {
+func Open(path string) (*Store, error) { return OpenWith(path, Options{}) }
+
+// Create makes the directory, with its parents, if it is missing, and opens it.
+func Create(path string) (*Store, error) { return OpenWith(path, Options{Create: true}) }
+
+// OpenWith opens a directory. One that is not there is an ErrAway, and an
+// fs.ErrNotExist.
+func OpenWith(path string, o Options) (*Store, error) {
+	if o.Keep < 0 {
+		return nil, fmt.Errorf("open directory store %s: keep %v: want a time of 0 or more", path, o.Keep)
+	}
 	root, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("open directory store %s: %w", path, err)
 	}
+	if o.Create {
+		if err := mkdir(root); err != nil {
+			return nil, fmt.Errorf("create directory store: %w", err)
+		}
+	}
 	info, err := os.Stat(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open directory store: %w: %w", store.ErrAway, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open directory store: %w", err)
 	}
 	if !info.IsDir() {
 		return nil, fmt.Errorf("open directory store: %s is not a directory", root)
 	}
-	s := &Store{root: root}
+	s := &Store{root: root, was: info, keep: o.Keep}
+	if o.Create {
+		if err := s.makeIdentity(); err != nil {
+			return nil, fmt.Errorf("create directory store: %w", err)
+		}
+	}
+	s.identity = readIdentity(root)
 	s.clean(time.Now().Add(-tempMaxAge))
 	return s, nil
-}
-
-// Create makes the directory, with its parents, if it is missing, and opens it.
-func Create(path string) (*Store, error) {
-	root, err := filepath.Abs(path)
-	if err != nil {
-		return nil, fmt.Errorf("create directory store %s: %w", path, err)
-	}
-	if err := mkdir(root); err != nil {
-		return nil, fmt.Errorf("create directory store: %w", err)
-	}
-	return Open(root)
 }
 
 // URL returns "dir://" and the absolute path.
@@ -73,6 +96,9 @@ func (s *Store) URL() string { return "dir://" + s.root }
 func (s *Store) Put(ctx context.Context, key string, data []byte) error {
 	if err := s.check(ctx, key); err != nil {
 		return err
+	}
+	if err := s.present(); err != nil {
+		return fmt.Errorf("put %s in %s: %w", key, s.URL(), err)
 	}
 	temp, err := s.writeTemp(data)
 	if err != nil {
@@ -166,9 +192,18 @@ func (s *Store) List(ctx context.Context, prefix string, yield func(store.Info) 
 	if err := store.CheckPrefix(prefix); err != nil {
 		return fmt.Errorf("list %s: %w", s.URL(), err)
 	}
+	if err := s.present(); err != nil {
+		return fmt.Errorf("list %s: %w", s.URL(), err)
+	}
 	// Everything with the prefix lies below the directory before its last slash.
 	under := prefix[:strings.LastIndexByte(prefix, '/')+1]
-	return s.list(ctx, under, prefix, yield)
+	if err := s.list(ctx, under, prefix, yield); err != nil {
+		return err
+	}
+	if err := s.present(); err != nil { // it may have gone meanwhile: then we have seen less than there is
+		return fmt.Errorf("list %s: %w", s.URL(), err)
+	}
+	return nil
 }
 
 func (s *Store) list(ctx context.Context, under, prefix string, yield func(store.Info) error) error {
@@ -227,10 +262,17 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		return err
 	}
 	name := s.path(key)
-	if err := os.Remove(name); err != nil {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-			return nil
+	err := s.old(name)
+	if err == nil {
+		err = os.Remove(name)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		if err := s.present(); err != nil {
+			return fmt.Errorf("delete %s in %s: %w", key, s.URL(), err)
 		}
+		return nil
+	}
+	if err != nil {
 		return s.failed("delete", key, 0, err)
 	}
 	if err := syncDir(filepath.Dir(name)); err != nil {
@@ -242,6 +284,9 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 // Sync implements store.Syncer: it fsyncs every directory below prefix.
 func (s *Store) Sync(ctx context.Context, prefix string) error {
 	if err := store.CheckPrefix(prefix); err != nil {
+		return fmt.Errorf("sync %s: %w", s.URL(), err)
+	}
+	if err := s.present(); err != nil {
 		return fmt.Errorf("sync %s: %w", s.URL(), err)
 	}
 	top := filepath.Join(s.root, filepath.FromSlash(prefix[:strings.LastIndexByte(prefix, '/')+1]))
@@ -278,7 +323,13 @@ func (s *Store) failed(op, key string, size int, err error) error {
 	case op == "put" && errors.Is(err, fs.ErrNotExist):
 		s.made.Clear() // somebody removed directories under us: the next Put makes them again
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		err = store.ErrNotFound
+		if err = s.present(); err == nil {
+			err = store.ErrNotFound
+		}
+	case unreachable(err):
+		return fmt.Errorf("%s %s in %s: %w: %w: see that its disk or server is there", op, key, s.URL(), store.ErrAway, err)
+	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s %s in %s: %w: %w", op, key, s.URL(), store.ErrDenied, err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%s %s in %s: %w for %d bytes: free some space, then it goes on (%v)", op, key, s.URL(), store.ErrFull, size, err)
 	case errors.Is(err, syscall.EXDEV):

@@ -103,14 +103,90 @@ func TestPutLeavesNothing(t *testing.T) {
 	if err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	// Somebody clears the directory away under us: the second put makes it again.
-	if err := os.RemoveAll(s.root); err != nil {
+}
+
+// When the disk is unmounted, or the directory is gone, nothing says that an object
+// does not exist, and nothing is written where the disk should be.
+func TestAway(t *testing.T) {
+	ctx := t.Context()
+	for name, vanish := range map[string]func(t *testing.T, root string) (back func()){
+		"moved": func(t *testing.T, root string) func() {
+			must(t, os.Rename(root, root+"-away"))
+			return func() { must(t, os.Rename(root+"-away", root)) }
+		},
+		"an empty place": func(t *testing.T, root string) func() {
+			must(t, os.Rename(root, root+"-away"))
+			must(t, os.Mkdir(root, 0o700))
+			return func() {
+				left, err := os.ReadDir(root)
+				if err != nil || len(left) > 0 {
+					t.Errorf("something was written into the place of the disk: %v, %v", left, err)
+				}
+				must(t, os.RemoveAll(root))
+				must(t, os.Rename(root+"-away", root))
+			}
+		},
+		"another disk": func(t *testing.T, root string) func() {
+			must(t, os.Rename(root, root+"-away"))
+			if _, err := Create(root); err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				must(t, os.RemoveAll(root))
+				must(t, os.CopyFS(root, os.DirFS(root+"-away"))) // mounted again: another inode
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := create(t)
+			must(t, s.Put(ctx, "a/b", []byte("x")))
+			back := vanish(t, s.root)
+			_, get := s.Get(ctx, "a/b", 0, -1)
+			_, stat := s.Stat(ctx, "a/c")
+			for verb, err := range map[string]error{
+				"get": get, "stat": stat, "put": s.Put(ctx, "a/d", nil), "delete": s.Delete(ctx, "a/b"), "sync": s.Sync(ctx, ""),
+				"list": s.List(ctx, "", func(store.Info) error { return nil }),
+			} {
+				if !errors.Is(err, store.ErrAway) || errors.Is(err, store.ErrNotFound) {
+					t.Errorf("%s: %v, want ErrAway", verb, err)
+				}
+			}
+			back()
+			if b, err := s.Get(ctx, "a/b", 0, -1); err != nil || string(b) != "x" {
+				t.Errorf("it is back: %q, %v", b, err)
+			}
+			must(t, s.Put(ctx, "a/e/f", nil))
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Put(t.Context(), "a/b", nil); err == nil {
-		t.Error("put into nothing")
+}
+
+// What is young is not deleted, what is old is.
+func TestKeep(t *testing.T) {
+	s, err := OpenWith(t.TempDir(), Options{Create: true, Keep: time.Hour})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := s.Put(t.Context(), "a/b", nil); err != nil {
+	ctx := t.Context()
+	must(t, s.Put(ctx, "young", nil))
+	must(t, s.Put(ctx, "old", nil))
+	past := time.Now().Add(-61 * time.Minute)
+	must(t, os.Chtimes(filepath.Join(s.root, "old"), past, past))
+	if err := s.Delete(ctx, "young"); !errors.Is(err, store.ErrKept) {
+		t.Errorf("young: %v, want ErrKept", err)
+	}
+	must(t, s.Delete(ctx, "old"))
+	must(t, s.Delete(ctx, "none"))
+	if _, err := s.Stat(ctx, "young"); err != nil {
 		t.Error(err)
+	}
+	if _, err := OpenWith(s.root, Options{Keep: -1}); err == nil {
+		t.Error("a negative time to keep")
 	}
 }

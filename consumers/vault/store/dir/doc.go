@@ -24,5 +24,19 @@
 // need not walk the vault. That directory must be on the file system of the
 // objects: no mount points below the root.
 //
+// # When the disk is not there
+//
+// An unmounted disk leaves an empty directory, which must not be taken for an empty
+// vault, nor be filled. So every "not found", and every Put and List, makes sure that
+// the root is still the directory that was opened; if not, it is store.ErrAway. A
+// directory made by Create has a random name in .leeward-store and is known again
+// when it comes back.
+//
+// # Keeping what is young
+//
+// With Options.Keep, Delete refuses what is younger (store.ErrKept): what an intruder
+// with our rights, or a mistaken command, cannot prune before somebody notices. It
+// trusts the clock and guards against programs, not against who can write to the disk.
+//
 // This package never changes or overwrites a file it has linked.
 package dir
