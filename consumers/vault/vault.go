@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -14,7 +13,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
 	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
 	"github.com/leeward-dr/leeward/consumers/vault/store"
-	"github.com/leeward-dr/leeward/consumers/vault/store/dir"
+	"github.com/leeward-dr/leeward/consumers/vault/store/place"
 )
 
 // Vault is an open vault. Its methods may be called from many goroutines.
@@ -56,31 +55,12 @@ func newCodec() (codec, error) {
 	return codec{e, d}, nil
 }
 
-// OpenStore opens the store a URL names: "dir:///absolute/path" or a path. With
-// create it makes a missing directory.
-func OpenStore(url string, create bool) (store.Store, error) {
-	path := url
-	if scheme, rest, ok := strings.Cut(url, ":"); ok && !strings.Contains(scheme, "/") {
-		switch scheme {
-		case "dir":
-			path = strings.TrimPrefix(rest, "//")
-			if !strings.HasPrefix(path, "/") {
-				return nil, fmt.Errorf("store URL %q: want dir:///absolute/path", url)
-			}
-		case "azure", "shard":
-			return nil, fmt.Errorf("store URL %q: %s: is reserved for a store that this version does not have: use dir:///absolute/path", url, scheme)
-		default:
-			return nil, fmt.Errorf("store URL %q: unknown scheme %q, want dir:///absolute/path", url, scheme)
-		}
-	}
-	if path == "" {
-		return nil, errors.New("store URL is empty: want dir:///absolute/path")
-	}
-	if create {
-		return dir.Create(path)
-	}
-	return dir.Open(path)
-}
+// StoreURLs is the forms of a store's URL, for people.
+const StoreURLs = place.Help
+
+// OpenStore opens the store a URL names; see package place for the forms. With create
+// it makes what is missing.
+func OpenStore(url string, create bool) (store.Store, error) { return place.Open(url, create) }
 
 // Create makes a vault in a store that holds none, and opens it. It returns
 // ErrExists if there is one, also if that happens at the same time.

@@ -69,8 +69,8 @@ func TestEndToEnd(t *testing.T) {
 func TestOpenStore(t *testing.T) {
 	dir := t.TempDir()
 	for url, want := range map[string]string{
-		"dir://" + dir: "", dir: "", "dir://relative": "want dir:///absolute/path", "azure://account/container": "reserved",
-		"shard:a,b": "reserved", "s3://x": "unknown scheme", "": "empty",
+		"dir://" + dir: "", dir: "", "dir://relative": "want dir:///absolute/path", "azure://account/x": "container",
+		"shard:a,b": "K+M", "s3://x": "unknown scheme", "": "empty",
 	} {
 		_, err := OpenStore(url, false)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

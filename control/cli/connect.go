@@ -68,7 +68,7 @@ type vaultFlags struct {
 }
 
 func (v *vaultFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&v.url, "vault", "", "the vault's store, e.g. dir:///srv/vault (default: the appliance's below --dir)")
+	c.Flags().StringVar(&v.url, "vault", "", "the vault's store: "+vault.StoreURLs+" (default: the appliance's below --dir)")
 	c.Flags().StringVar(&v.keyFile, "key-file", "", "file with the vault's key (default: the appliance's; or the key itself in LEEWARD_KEY)")
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/cli"
 )
 
@@ -46,7 +47,7 @@ func (c *Config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.TLSCert, "tls-cert", "", "PEM certificate of the server")
 	f.StringVar(&c.TLSKey, "tls-key", "", "PEM key of the server")
 	f.StringVar(&c.TLSCA, "tls-ca", "", "PEM certificates that signed --tls-cert")
-	f.StringVar(&c.Vault, "vault", "", "the vault's store, e.g. dir:///srv/vault (default: DIR/vault)")
+	f.StringVar(&c.Vault, "vault", "", "the vault's store: "+vault.StoreURLs+" (default: DIR/vault)")
 	f.StringVar(&c.KeyFile, "key-file", "", "file with the vault's key (default: DIR/keys/vault.key, made at the first start)")
 	f.Int64Var(&c.ChangesBytes, "changes-bytes", 0, "bytes the bus may hold until the vault has them (default: what fits)")
 	f.DurationVar(&c.RPO, "rpo-threshold", c.RPO, "RPO beyond which health warns; beyond 4 times it is critical")
