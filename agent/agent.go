@@ -12,6 +12,7 @@ import (
 
 	"github.com/leeward-dr/leeward/agent/disk"
 	"github.com/leeward-dr/leeward/agent/quiesce"
+	"github.com/leeward-dr/leeward/producers/blocks"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/wire"
@@ -25,6 +26,7 @@ type Agent struct {
 	replicas []*replica
 	freezer  *quiesce.Freezer
 	apps     apps
+	limit    blocks.Limiter // of all disks together
 	instance string
 	host     string
 	facts    wire.Facts
@@ -41,6 +43,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 	}
 	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, len(cfg.Disks))}
 	a.host = a.facts.Host
+	a.SetRate(cfg.RateBytes)
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -59,6 +62,10 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 	}
 	return a, nil
 }
+
+// SetRate bounds the bytes a second that leave the machine, over all its disks; 0
+// takes the bound away. It counts at once and may be called at any time.
+func (a *Agent) SetRate(bytesPerSecond int64) { a.limit.SetRate(bytesPerSecond) }
 
 // onClose registers f; Close runs the functions in reverse order.
 func (a *Agent) onClose(f func()) { a.closers = append(a.closers, f) }
@@ -94,7 +101,7 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) error {
 	r := &replica{
 		cfg: a.cfg, name: d.Name, dev: dev, reader: disk.NewReader(dev, disk.ReadOptions{}), src: src, bus: a.bus, log: a.log,
 		instance: a.instance, host: a.host, events: a.event, why: "start",
-		news: make(chan struct{}),
+		news: make(chan struct{}), limit: &a.limit,
 	}
 	sub, err := a.bus.Conn.Subscribe(streams.ReceiptsSubject(a.cfg.Machine, d.Name), r.hear)
 	if err != nil {

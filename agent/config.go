@@ -35,6 +35,7 @@ type Config struct {
 	FreezeBytes int64         // freeze only when at most so many bytes are left to read
 	Rounds      int           // copy rounds before a point at most
 
+	RateBytes   int64  // bytes a second that leave the machine, over all disks; 0: no bound
 	WindowBytes int    // encoded bytes on their way to JetStream, each disk
 	CompressAt  string // "agent" or "process-server"
 	TakeOver    bool   // take the disks from the agent instance that holds them

@@ -39,6 +39,7 @@ type replica struct {
 	dev      *disk.Disk
 	reader   *disk.Reader // made before any freeze, so that reading allocates nothing
 	src      capture.Source
+	limit    *blocks.Limiter // of the whole machine
 	bus      *bus.Bus
 	log      *slog.Logger
 	instance string
@@ -190,7 +191,7 @@ func (r *replica) open(ctx context.Context) error {
 	}
 	pub, err := blocks.Open(ctx, r.bus.JS, r.cfg.Machine, r.name, next, o, blocks.Options{
 		WindowBytes: r.cfg.WindowBytes, Raw: r.cfg.CompressAt == "process-server",
-		OnLink: r.journal.add, Log: r.log,
+		OnLink: r.journal.add, Log: r.log, Limit: r.limit,
 	})
 	if err != nil {
 		return err

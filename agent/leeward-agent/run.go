@@ -75,6 +75,7 @@ func runCommand() *cobra.Command {
 	s.Int64Var(&f.cfg.ScanRate, "scan-rate", f.cfg.ScanRate, "`bytes` a second of each disk that scans and comparisons read at most (0: no limit)")
 	s.StringVar(&f.ioClass, "io-class", "", "`class` of the agent's disk reads: low or idle (default: as started)")
 	s.StringVar(&f.cfg.CompressAt, "compress-at", f.cfg.CompressAt, "where blocks are compressed: agent or process-server")
+	s.Int64Var(&f.cfg.RateBytes, "rate-bytes", 0, "`bytes` a second that may leave this machine, over all disks (default: no bound)")
 	s.IntVar(&f.cfg.WindowBytes, "window-bytes", f.cfg.WindowBytes, "`bytes` of each disk on their way to the stream")
 	s.BoolVar(&f.cfg.TakeOver, "take-over", false, "take the disks from the agent instance that holds them")
 	s.DurationVar(&f.cfg.Apps.Interval, "app-interval", f.cfg.Apps.Interval, "time between application-consistent points")

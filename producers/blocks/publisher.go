@@ -22,6 +22,8 @@ type Options struct {
 	// WindowBytes bounds the encoded bytes that JetStream has not acknowledged yet.
 	// Default 8 MiB: more only adds latency.
 	WindowBytes int
+	// Limit bounds the bytes a second, together with all who share it. Nil: no bound.
+	Limit *Limiter
 	// Raw leaves compression to the process server.
 	Raw bool
 	// Workers compress at the same time. Default: one for each CPU.

@@ -104,6 +104,9 @@ func (p *Publisher) link(it *item) error {
 	if err := p.drain(limit); err != nil {
 		return err
 	}
+	if err := p.o.Limit.Wait(p.ctx, len(m.msg.Data)); err != nil {
+		return err
+	}
 	return p.publish(m)
 }
 
