@@ -19,6 +19,11 @@ var Module = fx.Module("consumers",
 )
 
 func newServer(lc fx.Lifecycle, b *bus.Bus, v *vault.Vault, c Config, log *slog.Logger) (*process.Server, error) {
+	// A process server creates and reads; to prune is another's right.
+	v, err := v.AppendOnly()
+	if err != nil {
+		return nil, err
+	}
 	s, err := process.New(b, v, c, process.Options{Log: log})
 	if err != nil {
 		return nil, err
