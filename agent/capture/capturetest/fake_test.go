@@ -7,16 +7,28 @@ import (
 
 	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/agent/capture/capturetest"
+	"github.com/leeward-dr/leeward/agent/disk"
 )
 
 func TestFakeConforms(t *testing.T) {
 	capturetest.Run(t, func(*testing.T) *capturetest.Env {
 		f := capturetest.NewFake(500 * capture.BlockSize)
-		return &capturetest.Env{Source: f, Blocks: f.Blocks(), Read: f.ReadBlocks,
-			Write: func(start uint64, b []byte) error {
-				_, err := f.WriteAt(b, int64(start*capture.BlockSize))
-				return err
-			}}
+		write := func(start uint64, b []byte) error {
+			_, err := f.WriteAt(b, int64(start*capture.BlockSize))
+			return err
+		}
+		return &capturetest.Env{
+			Source: f, Blocks: f.Blocks(), Read: f.ReadBlocks, Write: write, Next: func() capture.Source { return f },
+			Lies: []capturetest.Lie{
+				{Name: "dropped events", Tell: func() error { f.Lose(); return nil }, Want: capture.ErrLost},
+				{Name: "a counter that disagrees", Tell: func() error {
+					f.Blind(true)
+					defer f.Blind(false)
+					return write(4, make([]byte, capture.BlockSize))
+				}, Want: capture.ErrLost},
+				{Name: "another disk", Tell: func() error { f.Replace(); return nil }, Want: disk.ErrReplaced, Word: "not the disk"},
+			},
+		}
 	})
 }
 

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
@@ -22,6 +25,19 @@ type Env struct {
 	Read func(ctx context.Context, start uint64, blocks []byte) error
 	// Copied, if set, is called with what was copied after a Take.
 	Copied func(start uint64, blocks []byte) error
+	// Next, for a capture.Keeper, makes the source of the process that comes after
+	// this one. The kit closes it.
+	Next func() capture.Source
+	// Lies are what the source must not fall for.
+	Lies []Lie
+}
+
+// A Lie makes something of the world untrue.
+type Lie struct {
+	Name string
+	Tell func() error // may write
+	Want error        // that Take or the Audit after it must wrap
+	Word string       // that the message must have: which lie it was
 }
 
 // Run checks a driver against the contract of capture.Source. fresh makes a new
@@ -36,6 +52,7 @@ func Run(t *testing.T, fresh func(t *testing.T) *Env) {
 		{"follows a busy disk", checkBusy},
 		{"a cancelled take loses nothing", checkCancel},
 		{"life cycle", checkLife},
+		{"goes on without its process", checkKeeps},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := fresh(t)
@@ -46,6 +63,113 @@ func Run(t *testing.T, fresh func(t *testing.T) *Env) {
 			})
 			c.check(&checker{T: t, Env: e, ctx: context.Background()})
 		})
+	}
+	t.Run("is not lied to", func(t *testing.T) { checkLies(t, fresh) })
+}
+
+// checkLies tells each lie to a source of its own.
+func checkLies(t *testing.T, fresh func(t *testing.T) *Env) {
+	for i, more := 0, true; more; i++ {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			e := fresh(t)
+			t.Cleanup(func() {
+				if err := e.Source.Close(); err != nil {
+					t.Errorf("close: %v", err)
+				}
+			})
+			if more = i+1 < len(e.Lies); i >= len(e.Lies) {
+				return
+			}
+			c, lie := &checker{T: t, Env: e, ctx: context.Background()}, e.Lies[i]
+			c.start()
+			c.write(3, 1)
+			c.take()
+			c.must(c.Source.Audit(c.ctx))
+			c.must(lie.Tell())
+			_, err := c.Source.Take(c.ctx)
+			if err == nil {
+				err = c.Source.Audit(c.ctx)
+			}
+			if !errors.Is(err, lie.Want) || !strings.Contains(err.Error(), lie.Word) {
+				t.Fatalf("%s: got %v, want %v with the word %q", lie.Name, err, lie.Want, lie.Word)
+			}
+			if k, ok := e.Source.(capture.Keeper); ok && k.Fits(capture.Mark{Epoch: 1, Number: 1}) == nil {
+				t.Errorf("%s: what is kept is still taken for certain", lie.Name)
+			}
+			if errors.Is(lie.Want, capture.ErrLost) { // said once, and gone on from there
+				c.take()
+				c.write(9, 1)
+				if set := c.take(); !set.Has(9) {
+					t.Errorf("%s: does not go on", lie.Name)
+				}
+				c.must(c.Source.Audit(c.ctx))
+			}
+		})
+	}
+}
+
+// checkKeeps follows a disk with one source after the other.
+func checkKeeps(c *checker) {
+	k, ok := c.Source.(capture.Keeper)
+	if !ok || c.Next == nil {
+		c.Skip("this driver keeps nothing for the next process")
+	}
+	c.start()
+	if k.Resumed() == nil {
+		c.Error("the first source says that it took over")
+	}
+	mark := capture.Mark{Epoch: 4, Number: 9}
+	k.Opening(mark.Epoch)
+	c.write(1, 1)
+	c.take()
+	k.Seal(mark)
+	c.write(2, 1) // not in the chain up to the mark
+	k.Confirm(mark)
+	c.write(5, 1)
+	c.take()
+	c.write(6, 1)
+	k.Seal(capture.Mark{Epoch: 4, Number: 20}) // and never confirmed
+	c.must(k.Close())
+	c.write(7, 1)
+	next := func() capture.Keeper {
+		n, ok := c.Next().(capture.Keeper)
+		if !ok {
+			c.Fatal("the next source keeps nothing")
+		}
+		c.Cleanup(func() { _ = n.Close() })
+		c.must(n.Start(c.ctx))
+		return n
+	}
+	k = next()
+	c.must(k.Resumed())
+	c.must(k.Fits(mark))
+	if k.Fits(capture.Mark{Epoch: 4, Number: 8}) == nil || k.Fits(capture.Mark{Epoch: 5, Number: 1}) == nil {
+		c.Error("fits a vault that stands elsewhere")
+	}
+	set, err := k.Take(c.ctx)
+	c.must(err)
+	for _, b := range []uint64{2, 5, 6, 7} {
+		if !set.Has(b) {
+			c.Errorf("block %d was not confirmed and is forgotten", b)
+		}
+	}
+	if set.Has(1) {
+		c.Error("block 1 was confirmed and is kept")
+	}
+	c.must(k.Audit(c.ctx))
+	k.Void()
+	c.must(k.Close())
+	k = next()
+	if k.Resumed() == nil {
+		c.Error("what is void was taken over")
+	}
+	k.Opening(5)
+	k.Seal(capture.Mark{Epoch: 5, Number: 2})
+	k.Confirm(capture.Mark{Epoch: 5, Number: 2})
+	k.Discard()
+	c.must(k.Close())
+	if next().Resumed() == nil {
+		c.Error("what was discarded was taken over")
 	}
 }
 

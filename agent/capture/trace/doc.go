@@ -23,6 +23,10 @@
 // Not seen are: commands that a program sends to the drive past the block layer
 // (SG_IO, nvme passthrough), writes of other machines to a shared disk, writes to
 // the file behind a loop device, and everything written while no Source runs.
+// Where a drive takes several ranges in one discard (queue/max_discard_segments) the
+// kernel may join discards of different places into one request, of which the event
+// names the first place only: the others are seen when they are next written, and
+// until then the copy may hold old bytes in free space. Guarantee says so.
 // Devices that pass requests on without making any of their own (device mapper,
 // md, zram, pmem, nvme multipath) are refused with capture.ErrUnsupported:
 // protect the disks below them. So are zoned devices.
@@ -47,7 +51,7 @@
 //	0     magic, phase (0; ring<<2|1 while the inbox is filled; ring<<2|2 while sums are
 //	      added), redo: events, sectors, discarded; sectors, discarded; ledger low, high;
 //	      mark in force (0 none, 1, 2); two marks of epoch and number; first and last
-//	      epoch of the unbroken run
+//	      epoch of the unbroken run; ledger of discards low, high
 //	512   head: JSON, filled up with zeros (type head)
 //	4096  inbox, one ring page; then for each ring: events read, losses to start from;
 //	      then two maps, a bit for head.granule blocks of 4096 bytes, at most 4 MiB each

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/leeward-dr/leeward/agent/capture"
@@ -25,8 +26,9 @@ func (s *Source) startKept() error {
 		return nil
 	}
 	rec.detach()
-	removeKept(s.opt.TracingRoot, s.dev.Major(), s.dev.Minor())
-	if s.inst, err = newKept(s.opt.TracingRoot, s.opt.Name, s.dev.Major(), s.dev.Minor()); err != nil {
+	major, minor := strconv.FormatUint(uint64(s.dev.Major()), 10), strconv.FormatUint(uint64(s.dev.Minor()), 10)
+	removeKept(s.opt.TracingRoot, func(ma, mi, _ string) bool { return ma == major && mi == minor })
+	if s.inst, err = newKept(s.opt.TracingRoot, s.opt.Name, s.dev.Major(), s.dev.Minor(), s.dev.Sequence()); err != nil {
 		err = errors.Join(err, rec.remove())
 		s.rec = nil
 		return unsupported("%w", err)
@@ -93,7 +95,7 @@ func (s *Source) takeOver(now head) (err error) {
 		if err != nil {
 			s.closeFiles()
 			s.inst.unpin()
-			s.inst, s.page, s.broken, s.set, s.seen = nil, page, nil, new(capture.Set), 0
+			s.inst, s.page, s.broken, s.set, s.seen = nil, page, nil, new(capture.Set), sums{}
 		}
 	}()
 	if err := s.inst.as(now.Filter); err != nil {
@@ -118,7 +120,7 @@ func (s *Source) account() error {
 	for _, r := range s.rings {
 		r.got, r.base.lost = rec.cpus[2*r.index], rec.cpus[2*r.index+1]
 	}
-	s.seen = rec.live[wordSeen]
+	s.seen = rec.seen()
 	phase := rec.live[wordPhase]
 	cpu := int(phase >> 2)
 	if phase != 0 && cpu >= len(s.rings) {
@@ -127,7 +129,7 @@ func (s *Source) account() error {
 	switch phase & 3 {
 	case phaseRedo:
 		rec.redo(cpu)
-		s.rings[cpu].got, s.seen = rec.cpus[2*cpu], rec.live[wordSeen]
+		s.rings[cpu].got, s.seen = rec.cpus[2*cpu], rec.seen()
 	case phaseReading:
 		if err := s.look(s.rings[cpu], rec.box); err != nil {
 			return err
@@ -151,6 +153,7 @@ func (s *Source) account() error {
 		return s.broken
 	}
 	s.ledger = ledger{rec.live[wordLedgerLo], rec.live[wordLedgerHi]}
+	s.freed = ledger{rec.live[wordDiscardLo], rec.live[wordDiscardHi]}
 	rec.unseal() // the second map into the first
 	s.set = rec.kept(s.dev.Blocks())
 	return nil
@@ -161,7 +164,8 @@ func (s *Source) keepLedger() {
 	if s.rec == nil || s.rec.mem == nil {
 		return
 	}
-	s.rec.live[wordSeen] = s.seen
+	s.rec.live[wordSeen], s.rec.live[wordDiscarded] = s.seen.written, s.seen.discarded
+	s.rec.live[wordDiscardLo], s.rec.live[wordDiscardHi] = s.freed.lo, s.freed.hi
 	s.rec.live[wordLedgerLo], s.rec.live[wordLedgerHi] = s.ledger.lo, s.ledger.hi
 }
 
@@ -230,7 +234,7 @@ func Forget(dir, root string, every bool) (removed []string, err error) {
 		removed = append(removed, f)
 	}
 	if every {
-		removed = append(removed, removeKept(root, 0, 0)...)
+		removed = append(removed, removeKept(root, func(string, string, string) bool { return true })...)
 	}
 	return removed, err
 }

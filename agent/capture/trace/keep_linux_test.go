@@ -234,6 +234,27 @@ func (k *kept) edit(from, to string) {
 	k.must(os.WriteFile(k.file(), b, 0o600))
 }
 
+// What was kept of a disk that is gone goes when the next agent starts, whatever disk
+// that one follows.
+func TestKeptOfGoneDisksGo(t *testing.T) {
+	k := newKept(t, trace.Options{})
+	name := filepath.Join(trace.DefaultRoot, "instances", fmt.Sprintf("leeward-kept_x_%d_%d_q%s1_00000001", k.dev.Major(), k.dev.Minor(), k.dev.Sequence()))
+	k.must(os.Mkdir(name, 0o700))
+	other := filepath.Join(filepath.Dir(name), "leeward-kept_of_somebody")
+	k.must(os.Mkdir(other, 0o700))
+	defer os.Remove(other)
+	follow(t, disktest.Loop(t, 8*mib), trace.Options{Name: "third"})
+	if _, err := os.Stat(name); err == nil {
+		t.Error("it is still there")
+		os.Remove(name)
+	}
+	for _, dir := range []string{k.dir, other} {
+		if _, err := os.Stat(dir); err != nil {
+			t.Errorf("%s is gone", dir)
+		}
+	}
+}
+
 func TestKeptRecordHasOneOwner(t *testing.T) {
 	k := newKept(t, trace.Options{})
 	second, err := trace.New(k.dev, k.opt)

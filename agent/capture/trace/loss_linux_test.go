@@ -207,6 +207,22 @@ func TestLedgerNoticesWhatMadeNoEvent(t *testing.T) {
 	}
 }
 
+// Discards have a ledger of their own.
+func TestLedgerNoticesDiscards(t *testing.T) {
+	disktest.NeedRoot(t, "blkdiscard")
+	r := newRig(t, trace.Options{})
+	const file = "events/block/block_rq_complete/filter"
+	filter, err := os.ReadFile(filepath.Join(r.dir, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.tune(file, "nr_sector == 0")
+	disktest.Run(t, "blkdiscard", "-o", "40960", "-l", "8192", r.dev.Path())
+	r.tune(file, strings.TrimSpace(string(filter)))
+	r.takes()
+	r.lost(r.audit(), "discarded")
+}
+
 func TestCountersOff(t *testing.T) {
 	r := newRig(t, trace.Options{})
 	stats := "/sys/block/" + r.dev.Name() + "/queue/iostats"

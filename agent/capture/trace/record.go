@@ -37,7 +37,8 @@ const (
 	_
 	wordSince
 	wordLast
-	wordCount
+	wordDiscardLo
+	wordDiscardHi
 )
 
 const (

@@ -171,10 +171,10 @@ func (r *record) idle() { r.set(wordPhase, 0) }
 
 // commit adds the sums of the page in the inbox, whose blocks are marked. If we die
 // inside, the next process does the rest.
-func (r *record) commit(cpu int, records, seen, discarded uint64) {
+func (r *record) commit(cpu int, records uint64, of sums) {
 	r.live[wordRedoRecords] = r.cpus[2*cpu] + records
-	r.live[wordRedoSeen] = r.live[wordSeen] + seen
-	r.live[wordRedoDiscarded] = r.live[wordDiscarded] + discarded
+	r.live[wordRedoSeen] = r.live[wordSeen] + of.written
+	r.live[wordRedoDiscarded] = r.live[wordDiscarded] + of.discarded
 	r.set(wordPhase, uint64(cpu)<<2|phaseRedo)
 	r.redo(cpu)
 }
@@ -248,6 +248,9 @@ func (r *record) confirm(m capture.Mark) {
 	clear(r.maps[1-r.cur])
 	r.sealed = nil
 }
+
+// seen is what all events so far add up to.
+func (r *record) seen() sums { return sums{r.live[wordSeen], r.live[wordDiscarded]} }
 
 // mark is what the vault has confirmed, false if nothing is certain.
 func (r *record) mark() (capture.Mark, bool) {

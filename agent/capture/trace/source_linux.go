@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,16 +33,17 @@ type Source struct {
 	set     *capture.Set
 	broken  error   // why changes may have been missed; nil if none were
 	part    sums    // of the page that is being looked at
-	seen    uint64  // sectors
+	seen    sums    // since the ledgers began
 	rec     *record // nil if nothing is kept
 	resumed error   // why nothing was taken over
 	discard bool
-	ledger  ledger
+	ledger  ledger // of sectors written
+	freed   ledger // of sectors discarded
 	stats   Stats
 }
 
 // sums are what the events of a page add up to.
-type sums struct{ seen, discarded uint64 }
+type sums struct{ written, discarded uint64 }
 
 var (
 	_ capture.Source = (*Source)(nil)
@@ -105,6 +107,9 @@ func (s *Source) Guarantee() string {
 	text := "every write the block layer completes on " + s.dev.Path() + " is recorded by the kernel, losses are detected"
 	if !s.counted() {
 		text += " except by the kernel's counters, which are off (queue/iostats is 0)"
+	}
+	if n, err := strconv.Atoi(sysLine(s.dev, "queue/max_discard_segments")); err == nil && n > 1 {
+		text += "; of discards that the kernel joined only the first place is seen: free space may hold old bytes"
 	}
 	if f := s.dev.Backing(); f != "" {
 		text += "; not seen: writes to " + f + " past the loop device"
@@ -197,7 +202,8 @@ func (s *Source) switchOn() error {
 	if err != nil {
 		return err
 	}
-	s.seen, s.ledger = 0, newLedger(before.written, after.written)
+	s.seen = sums{}
+	s.ledger, s.freed = newLedger(before.written, after.written), newLedger(before.discarded, after.discarded)
 	s.keepLedger()
 	return nil
 }

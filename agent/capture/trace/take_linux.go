@@ -19,7 +19,7 @@ func (s *Source) markEvent(e event) {
 	if e.kind == kindDiscard {
 		s.part.discarded += uint64(e.count)
 	} else {
-		s.part.seen += uint64(e.count)
+		s.part.written += uint64(e.count)
 	}
 	start, count, ok := e.blocks(s.dev.Blocks())
 	if !ok {
@@ -84,11 +84,12 @@ func (s *Source) look(r *ring, page []byte) error {
 		s.breaks(errors.New("the event ring overflowed"))
 	}
 	r.got += records
-	s.seen += s.part.seen
-	s.stats.Sectors += s.part.seen
+	s.seen.written += s.part.written
+	s.seen.discarded += s.part.discarded
+	s.stats.Sectors += s.part.written
 	s.stats.Discarded += s.part.discarded
 	if s.rec != nil {
-		s.rec.commit(r.index, records, s.part.seen, s.part.discarded)
+		s.rec.commit(r.index, records, s.part)
 	}
 	return nil
 }
@@ -201,44 +202,63 @@ func (s *Source) Audit(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var r reading
+	var last *discrepancy
 	for try := range auditTries {
 		if try > 0 {
 			if err := pause(ctx, auditPause); err != nil {
 				return err
 			}
 		}
-		fits, err := s.read(&r)
-		if err != nil {
+		var err error
+		if last, err = s.read(); err != nil {
 			return err
 		}
 		if s.broken != nil {
 			return s.lose()
 		}
-		if fits || !s.counted() {
+		if last == nil || !s.counted() {
 			return nil
 		}
 	}
-	s.breaks(fmt.Errorf("the kernel counted %d sectors written, the driver saw %d and expected %d to %d before it began",
-		r.after, r.seen, s.ledger.lo, s.ledger.hi))
+	s.breaks(last)
 	return s.lose()
 }
 
-// read compares once.
-func (s *Source) read(r *reading) (fits bool, err error) {
+// discrepancy is what the ledger cannot explain.
+type discrepancy struct {
+	what string
+	r    reading
+	l    ledger
+}
+
+// Error names the two counts.
+func (d *discrepancy) Error() string {
+	return fmt.Sprintf("the kernel counted %d sectors %s, the driver saw %d and expected %d to %d before it began", d.r.after, d.what, d.r.seen, d.l.lo, d.l.hi)
+}
+
+// read compares once; nil: everything is explained.
+func (s *Source) read() (*discrepancy, error) {
 	before, err := s.count()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	s.drainAll()
 	after, err := s.count()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	*r = reading{before.written, after.written, s.seen, before.inflight+after.inflight > 0}
-	fits = s.ledger.judge(*r)
+	inflight := before.inflight+after.inflight > 0
+	w := reading{before.written, after.written, s.seen.written, inflight}
+	d := reading{before.discarded, after.discarded, s.seen.discarded, inflight}
+	var bad *discrepancy
+	if !s.freed.judge(d) {
+		bad = &discrepancy{"discarded", d, s.freed}
+	}
+	if !s.ledger.judge(w) {
+		bad = &discrepancy{"written", w, s.ledger}
+	}
 	s.keepLedger()
-	return fits, nil
+	return bad, nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -82,15 +82,23 @@ func makeInstance(root, full string) (*instance, error) {
 }
 
 // keptMark begins the names of instances that outlive their process. They have no
-// second dash: removeStale leaves them alone.
+// second dash: the rule for instances that end with their process is not theirs.
 const keptMark = instanceMark + "kept_"
 
-// keptName is what the names of a device's kept instances end with, but for a random part.
-func keptName(major, minor uint32) string { return fmt.Sprintf("_%d_%d_", major, minor) }
+// newKept makes an instance that is not tied to this process. Its name ends with the
+// device's number, the kernel's number of the disk, and something random.
+func newKept(root, name string, major, minor uint32, sequence string) (*instance, error) {
+	return makeInstance(root, fmt.Sprintf("%s%s_%d_%d_%s_%08x", keptMark, name, major, minor, "q"+sequence, rand.Uint32()))
+}
 
-// newKept makes an instance that is not tied to this process.
-func newKept(root, name string, major, minor uint32) (*instance, error) {
-	return makeInstance(root, fmt.Sprintf("%s%s%s%08x", keptMark, name, keptName(major, minor), rand.Uint32()))
+// keptFor reads the device's number and the disk's number from a kept instance's name.
+func keptFor(name string) (major, minor, sequence string, ok bool) {
+	p := strings.Split(name, "_")
+	n := len(p)
+	if !strings.HasPrefix(name, keptMark) || n < 6 || !strings.HasPrefix(p[n-2], "q") {
+		return "", "", "", false
+	}
+	return p[n-4], p[n-3], p[n-2][1:], true
 }
 
 // openKept pins an instance that another process has made, if it is the same one.
@@ -125,19 +133,28 @@ func (in *instance) unpin() {
 	}
 }
 
-// removeKept removes the kept instances of a device (of all, if major and minor are
-// 0) that no process works on: whoever does has them pinned.
-func removeKept(root string, major, minor uint32) (removed []string) {
+// removeKept removes the kept instances that which selects and that no process works
+// on: whoever does has them pinned.
+func removeKept(root string, which func(major, minor, sequence string) bool) (removed []string) {
 	entries, _ := os.ReadDir(filepath.Join(root, "instances"))
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), keptMark) || major|minor != 0 && !strings.Contains(e.Name(), keptName(major, minor)) {
-			continue
-		}
-		if unix.Rmdir(filepath.Join(root, "instances", e.Name())) == nil {
+		major, minor, sequence, ok := keptFor(e.Name())
+		if ok && which(major, minor, sequence) && unix.Rmdir(filepath.Join(root, "instances", e.Name())) == nil {
 			removed = append(removed, e.Name())
 		}
 	}
 	return removed
+}
+
+// gone says whether the disk of a kept instance is no longer there. What was kept of
+// it can never be taken over.
+func gone(major, minor, sequence string) bool {
+	dir := filepath.Join("/sys/dev/block", major+":"+minor)
+	if _, err := os.Stat(dir); err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	now, err := os.ReadFile(filepath.Join(dir, "diskseq"))
+	return err == nil && sequence != "" && strings.TrimSpace(string(now)) != sequence
 }
 
 // as says whether the instance is set up as configure does it.
@@ -161,9 +178,11 @@ func filterOf(major, minor uint32) string {
 	return fmt.Sprintf(`dev == %d && nr_sector > 0 && !(rwbs ~ "R*")`, uint64(major)<<20|uint64(minor))
 }
 
-// removeStale removes the instances of agents that are dead. The kernel refuses to
-// remove one that is in use, so a wrong guess here does no harm.
+// removeStale removes the instances of agents that are dead, and those kept for disks
+// that are gone. The kernel refuses to remove one that is in use, so a wrong guess
+// here does no harm.
 func removeStale(root string) {
+	removeKept(root, gone)
 	entries, _ := os.ReadDir(filepath.Join(root, "instances"))
 	for _, e := range entries {
 		parts := strings.Split(e.Name(), "-")
