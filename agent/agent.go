@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/agent/disk"
 	"github.com/leeward-dr/leeward/agent/quiesce"
 	"github.com/leeward-dr/leeward/producers/blocks"
@@ -20,6 +21,10 @@ import (
 
 // Agent protects the disks of one machine.
 type Agent struct {
+	keep   string            // where capture sources keep their records, "" if nowhere
+	want   chan []DiskConfig // the newest list of SetDisks
+	reopen []DiskConfig      // disks to open anew before the next point
+
 	cfg      Config
 	log      *slog.Logger
 	bus      *bus.Bus
@@ -41,7 +46,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, len(cfg.Disks))}
+	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, 1), want: make(chan []DiskConfig, 1)}
 	a.host = a.facts.Host
 	a.SetRate(cfg.RateBytes)
 	defer func() {
@@ -52,11 +57,13 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w: try --state-dir with a directory of yours", err)
 	}
+	a.keep = a.keepDir(cfg.Disks)
 	for _, d := range cfg.Disks {
 		if err := a.protect(ctx, d); err != nil {
 			return nil, err
 		}
 	}
+	a.writeStatus()
 	if a.freezer, err = a.newFreezer(); err != nil {
 		return nil, err
 	}
@@ -71,22 +78,28 @@ func (a *Agent) SetRate(bytesPerSecond int64) { a.limit.SetRate(bytesPerSecond) 
 func (a *Agent) onClose(f func()) { a.closers = append(a.closers, f) }
 
 // protect opens one disk, locks it, leases it and begins to follow it.
-func (a *Agent) protect(ctx context.Context, d DiskConfig) error {
+func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
+	r := &replica{cfg: a.cfg, disk: d, name: d.Name, bus: a.bus, log: a.log, instance: a.instance, host: a.host, events: a.event, why: "start", fresh: true, news: make(chan struct{}), limit: &a.limit}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
 	dev, err := disk.Open(d.Path)
 	if err != nil {
 		return err
 	}
-	a.onClose(func() { dev.Close() })
+	r.onClose(func() { dev.Close() })
 	lock, err := disk.Lock(a.cfg.StateDir, dev)
 	if err != nil {
 		return err
 	}
-	a.onClose(func() { lock.Unlock() })
+	r.onClose(func() { lock.Unlock() })
 	lease, err := bus.AcquireLease(ctx, a.bus.JS, a.cfg.Machine, d.Name, bus.ThisProcess(a.instance), bus.LeaseOptions{TakeOver: a.cfg.TakeOver, Log: a.log})
 	if err != nil {
 		return err
 	}
-	a.onClose(func() {
+	r.onClose(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
 		if err := lease.Release(ctx); err != nil {
@@ -97,23 +110,27 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) error {
 	if err != nil {
 		return err
 	}
-	a.onClose(func() { src.Close() })
-	r := &replica{
-		cfg: a.cfg, name: d.Name, dev: dev, reader: disk.NewReader(dev, disk.ReadOptions{}), src: src, bus: a.bus, log: a.log,
-		instance: a.instance, host: a.host, events: a.event, why: "start",
-		news: make(chan struct{}), limit: &a.limit,
-	}
+	r.onClose(func() {
+		if err := src.Close(); err != nil {
+			a.log.Warn("end following", "disk", d.Name, "error", err)
+		}
+	})
+	r.dev, r.src, r.reader = dev, src, disk.NewReader(dev, disk.ReadOptions{})
+	r.keeper, _ = src.(capture.Keeper)
 	sub, err := a.bus.Conn.Subscribe(streams.ReceiptsSubject(a.cfg.Machine, d.Name), r.hear)
 	if err != nil {
 		return fmt.Errorf("listen for receipts of disk %s: %w", d.Name, err)
 	}
-	a.onClose(func() { _ = sub.Unsubscribe() })
+	r.onClose(func() { _ = sub.Unsubscribe() })
 	stop := make(chan struct{})
-	a.onClose(func() { close(stop) })
+	r.onClose(func() { close(stop) })
 	go func() {
 		select {
 		case <-lease.Lost():
-			a.lost <- lease
+			select {
+			case a.lost <- lease:
+			case <-stop:
+			}
 		case <-stop:
 		}
 	}()
@@ -125,9 +142,7 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) error {
 // Close stops everything and gives the disks back.
 func (a *Agent) Close() {
 	for _, r := range a.replicas {
-		if r.pub != nil {
-			r.pub.Close()
-		}
+		r.close()
 	}
 	for i := len(a.closers) - 1; i >= 0; i-- {
 		a.closers[i]()

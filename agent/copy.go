@@ -10,6 +10,7 @@ import (
 
 	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/agent/capture/scan"
+	"github.com/leeward-dr/leeward/agent/disk"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -19,7 +20,7 @@ import (
 func (r *replica) sync(ctx context.Context) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := r.trySync(ctx)
-		if err == nil || ctx.Err() != nil || errors.Is(err, ErrFenced) {
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrFenced) || errors.Is(err, disk.ErrReplaced) {
 			return err
 		}
 		if !errors.Is(err, errAgain) {
@@ -165,6 +166,10 @@ func (r *replica) take(ctx context.Context) (*capture.Set, error) {
 		r.events("resync", wire.Warning, r.name, fmt.Sprintf("disk %s must be compared with the vault: %v", r.name, err), "nothing: it has begun; if it happens often give the tracker a larger ring")
 		return nil, errAgain
 	}
+	if errors.Is(err, disk.ErrReplaced) && r.replaced == nil {
+		r.replaced = fmt.Errorf("disk %s: %w", r.name, err)
+		r.events("disk-replaced", wire.Critical, r.name, fmt.Sprintf("disk %s: %v", r.name, err), "if the new disk should be protected in its place, start the agent again: it compares all of it; else exclude it")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("take changes of disk %s: %w", r.name, err)
 	}
@@ -290,6 +295,9 @@ func (r *replica) release(ctx context.Context, h *held, cut *wire.Cut) (uint64, 
 	n, err := r.pub.Cut(ctx, cut)
 	if err == nil {
 		r.handed = capture.Set{} // all of it is in links now, and so in the journal
+		if r.keeper != nil && r.full == "" {
+			r.keeper.Seal(capture.Mark{Epoch: r.pub.Epoch(), Number: n})
+		}
 	}
 	return n, err
 }

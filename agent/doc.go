@@ -15,8 +15,14 @@
 // A change is forgotten only when the vault's receipt covers its link (journal).
 // When the process server asks for links again, or the stream lost its tail, a new
 // epoch opens and the journal's ranges are sent again; when nothing certain is
-// known (a restart, lost events, a ledger that does not add up) the whole disk is
-// compared again, with the reason in an event.
+// known (lost events, a ledger that does not add up, a boot) the whole disk is compared
+// again, with the reason in an event. A restart of the agent is no such case with the
+// trace driver: the kernel goes on recording, and the next agent takes over what it
+// recorded and what the vault had not confirmed (capture.Keeper).
+//
+// Disks are added, excluded and resized between two points (SetDisks); the others are
+// not touched. A disk that is not the one that was opened ends the agent with a
+// critical event.
 //
 // # What makes a point true
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/agent/capture/scan"
@@ -41,7 +42,7 @@ func (a *Agent) trace(ctx context.Context, dev *disk.Disk, name string) (capture
 	if err := trace.Probe(dev); err != nil {
 		return nil, err
 	}
-	src, err := trace.New(dev, trace.Options{})
+	src, err := trace.New(dev, trace.Options{Keep: a.keep})
 	if err != nil {
 		return nil, err
 	}
@@ -50,6 +51,33 @@ func (a *Agent) trace(ctx context.Context, dev *disk.Disk, name string) (capture
 		return nil, fmt.Errorf("follow disk %s: %w", name, err)
 	}
 	return src, nil
+}
+
+// keepDir is where sources may keep records. A record is memory that is written to
+// without asking: on a filesystem of a protected disk each mark would be a change of
+// that disk, and would wait for ever in a freeze.
+func (a *Agent) keepDir(disks []DiskConfig) string {
+	m, on, err := disk.FilesystemOf(a.cfg.StateDir)
+	if err != nil {
+		a.log.Warn("tracking ends with this process", "reason", err)
+		return ""
+	}
+	if !on {
+		return a.cfg.StateDir
+	}
+	for _, d := range disks {
+		dev, err := disk.Open(d.Path)
+		if err != nil {
+			continue // protect says so
+		}
+		u, err := disk.Inspect(dev)
+		_ = dev.Close()
+		if err != nil || slices.ContainsFunc(u.Mounts, func(x disk.Mount) bool { return x.Path == m.Path }) {
+			a.log.Warn("tracking ends with this process: the state directory is on a protected disk", "state_dir", a.cfg.StateDir, "disk", d.Name, "mount", m.Path)
+			return ""
+		}
+	}
+	return a.cfg.StateDir
 }
 
 // newFreezer starts the guard.

@@ -20,7 +20,7 @@ import (
 // everything as it was: what changed stays marked.
 func (a *Agent) point(ctx context.Context) error {
 	began := time.Now()
-	if err := a.sizes(); err != nil {
+	if err := a.changes(ctx); err != nil {
 		return err
 	}
 	usage, err := a.inspect()

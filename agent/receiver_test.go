@@ -38,6 +38,7 @@ type receiver struct {
 	drop     int // links to lose
 	loseAt   int // bytes after which one link is lost
 	bytes    int // of data blocks received
+	compared int // blocks whose sums were asked for
 	asked    bool
 	apps     []map[uint64][]byte // images at application-consistent cuts
 	loseOpen bool                // lose the next open and ask for it, naming the epoch before
@@ -175,6 +176,7 @@ func (r *receiver) sums(m *nats.Msg) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.compared += int(q.Count)
 	rep := &wire.SumsReply{Epoch: r.epoch, Start: q.Start}
 	for i := range uint64(q.Count) {
 		var s wire.Sum

@@ -35,11 +35,14 @@ var errAgain = errors.New("epoch is over")
 // one goroutine at a time, except receipt and those marked otherwise.
 type replica struct {
 	cfg      Config
+	disk     DiskConfig
 	name     string
+	closers  []func()
 	dev      *disk.Disk
 	reader   *disk.Reader // made before any freeze, so that reading allocates nothing
 	src      capture.Source
 	limit    *blocks.Limiter // of the whole machine
+	keeper   capture.Keeper  // src, if it goes on while no agent runs
 	bus      *bus.Bus
 	log      *slog.Logger
 	instance string
@@ -53,6 +56,8 @@ type replica struct {
 	compared bool         // a comparison has begun in this epoch
 	looked   looked       // how far a comparison got
 	why      string       // reason for the next epoch
+	fresh    bool         // no epoch of this process stands yet
+	replaced error        // another disk is in this one's place
 	handed   capture.Set  // given to the publisher and not settled
 	known    wire.Receipt // the newest when the epoch was opened
 	sent     atomic.Uint64
@@ -89,6 +94,9 @@ func (r *replica) learn(rc *wire.Receipt) {
 	r.receipt = rc
 	if rc.Epoch == r.epoch {
 		r.journal.confirm(rc.Number)
+		if r.keeper != nil {
+			r.keeper.Confirm(capture.Mark{Epoch: rc.Epoch, Number: rc.Number})
+		}
 	}
 	close(r.news)
 	r.news = make(chan struct{})
@@ -135,6 +143,8 @@ func (r *replica) state() error {
 func (r *replica) over() (why string, err error) {
 	rc, _ := r.last()
 	switch {
+	case r.replaced != nil:
+		return "", r.replaced
 	case r.pub == nil:
 		return "", errAgain
 	case r.pub.Err() != nil:
@@ -180,6 +190,9 @@ func (r *replica) open(ctx context.Context) error {
 	next := max(r.known.Epoch, r.epoch) + 1
 	r.epoch = next
 	r.mu.Unlock()
+	if r.keeper != nil {
+		r.keeper.Opening(next)
+	}
 
 	r.dirty.Merge(r.journal.take())
 	r.dirty.Merge(&r.handed)
@@ -201,18 +214,66 @@ func (r *replica) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case base.BaseEpoch == 0:
-		r.full = "first copy"
-	case ours == 0 || base.BaseEpoch != ours:
-		// What the vault holds was not sent by this process: nothing is certain.
-		if r.full == "" {
-			r.full = "restart"
-		}
-	}
+	r.judge(base, ours)
 	r.log.Info("epoch opened", "disk", r.name, "epoch", next, "base_epoch", base.BaseEpoch, "base_number", base.BaseNumber, "reason", r.why, "compare", r.full)
 	r.why = ""
 	return nil
+}
+
+// judge decides whether the disk must be compared with the vault, which stands at the
+// base of a new epoch; ours is the epoch that this process opened before, 0 if none.
+func (r *replica) judge(base *wire.Receipt, ours uint64) {
+	fresh := r.fresh
+	r.fresh = false
+	switch {
+	case base.BaseEpoch == 0:
+		r.full = "first copy"
+	case fresh:
+		if r.full != "" {
+			break
+		}
+		err := r.resume(capture.Mark{Epoch: base.BaseEpoch, Number: base.BaseNumber})
+		if err != nil {
+			r.full = "restart: " + err.Error()
+		}
+	case base.BaseEpoch != ours && r.full == "":
+		// What the vault holds was not sent by this process: nothing is certain.
+		r.full = "restart"
+	}
+	if r.full != "" && r.keeper != nil {
+		r.keeper.Void()
+	}
+}
+
+// resume goes on where the agent before this one stopped, or says why that cannot be.
+func (r *replica) resume(base capture.Mark) error {
+	if r.keeper == nil {
+		return fmt.Errorf("driver %s does not see what happens while no agent runs", r.src.Name())
+	}
+	if err := r.keeper.Resumed(); err != nil {
+		return err
+	}
+	if err := r.keeper.Fits(base); err != nil {
+		return err
+	}
+	r.log.Info("tracking went on while no agent ran: nothing to compare", "disk", r.name, "vault", base.String())
+	r.events("resumed", wire.Info, r.name, fmt.Sprintf("disk %s: the kernel recorded all writes while no agent ran; only those are sent", r.name), "")
+	return nil
+}
+
+// onClose registers f; close runs the functions in reverse order.
+func (r *replica) onClose(f func()) { r.closers = append(r.closers, f) }
+
+// close stops following the disk and gives it back.
+func (r *replica) close() {
+	if r.pub != nil {
+		r.pub.Close()
+		r.pub = nil
+	}
+	for i := len(r.closers) - 1; i >= 0; i-- {
+		r.closers[i]()
+	}
+	r.closers = nil
 }
 
 // awaitBase waits for the first receipt of the epoch.

@@ -30,7 +30,7 @@ func main() {
 		Args:  cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.AddCommand(runCommand(), driversCommand(), hooksCommand(), &cobra.Command{
+	root.AddCommand(runCommand(), driversCommand(), hooksCommand(), statusCommand(), forgetCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(*cobra.Command, []string) { fmt.Println("leeward-agent", version()) },
 	})

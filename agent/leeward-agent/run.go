@@ -18,6 +18,7 @@ import (
 
 	"github.com/leeward-dr/leeward/agent"
 	"github.com/leeward-dr/leeward/agent/capture"
+	"github.com/leeward-dr/leeward/agent/capture/scan"
 	"github.com/leeward-dr/leeward/agent/capture/trace"
 	"github.com/leeward-dr/leeward/agent/disk"
 	"github.com/leeward-dr/leeward/streams/bus"
@@ -45,6 +46,9 @@ type runFlags struct {
 	ioClass string
 	verbose bool
 	json    bool
+
+	disksFile string
+	named     []agent.DiskConfig // on the command line
 }
 
 func runCommand() *cobra.Command {
@@ -66,6 +70,7 @@ func runCommand() *cobra.Command {
 	s.StringVar(&f.cfg.Machine, "machine", hostname(), "`name` of this machine")
 	s.StringVar(&f.cfg.Group, "group", "", "consistency group `name` (default: one of its own)")
 	s.StringArrayVar(&f.disks, "disk", nil, "block device or image file to protect, as `PATH[=NAME]`; may be repeated")
+	s.StringVar(&f.disksFile, "disks-file", os.Getenv("LEEWARD_DISKS_FILE"), "`file` with more disks, a PATH[=NAME] a line; read again at SIGHUP")
 	s.StringVar(&f.cfg.Capture, "capture", f.cfg.Capture, "how changes are found: auto, trace or scan")
 	s.DurationVar(&f.cfg.Interval, "interval", f.cfg.Interval, "time between recovery points")
 	s.DurationVar(&f.cfg.FreezeLimit, "freeze-limit", f.cfg.FreezeLimit, "longest time a filesystem may stay frozen")
@@ -110,7 +115,15 @@ func (f *runFlags) run(ctx context.Context) error {
 		if err != nil {
 			return usage{err}
 		}
-		f.cfg.Disks = append(f.cfg.Disks, dc)
+		f.named = append(f.named, dc)
+	}
+	f.cfg.Disks = f.named
+	if f.disksFile != "" {
+		disks, err := readDisks(f.disksFile)
+		if err != nil {
+			return usage{err}
+		}
+		f.cfg.Disks = append(f.named[:len(f.named):len(f.named)], disks...)
 	}
 	if err := f.hooks.parse(&f.cfg.Apps); err != nil {
 		return usage{err}
@@ -124,8 +137,9 @@ func (f *runFlags) run(ctx context.Context) error {
 	log := logger(f.verbose, f.json)
 	p := &progress{log: log}
 	f.cfg.Progress = p.tell
+	var a *agent.Agent
 	app := fx.New(
-		fx.Supply(f.cfg, log), agent.Module,
+		fx.Supply(f.cfg, log), agent.Module, fx.Populate(&a),
 		fx.StartTimeout(2*time.Minute), fx.StopTimeout(30*time.Second),
 		fx.WithLogger(func() fxevent.Logger {
 			l := &fxevent.SlogLogger{Logger: log}
@@ -140,7 +154,9 @@ func (f *runFlags) run(ctx context.Context) error {
 	if err := app.Start(ctx); err != nil {
 		return plain(err)
 	}
+	stopReloading := f.reload(a, log)
 	sig := <-app.Wait()
+	stopReloading()
 	stop, cancel := context.WithTimeout(context.Background(), app.StopTimeout())
 	defer cancel()
 	if err := app.Stop(stop); err != nil {
@@ -181,22 +197,34 @@ func driversCommand() *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, paths []string) error {
 			for _, path := range paths {
-				d, err := disk.Open(path)
-				if err != nil {
-					return err
-				}
-				if err := trace.Probe(d); err == nil {
-					fmt.Printf("%s\ttrace\t%d bytes\n", path, d.Size())
-				} else if errors.Is(err, capture.ErrUnsupported) {
-					fmt.Printf("%s\tscan\t%d bytes\t%v\n", path, d.Size(), err)
-				} else {
-					return err
-				}
-				if err := d.Close(); err != nil {
+				if err := printDriver(path); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	}
+}
+
+func printDriver(path string) error {
+	d, err := disk.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	var src capture.Source
+	src, why := trace.New(d, trace.Options{})
+	if errors.Is(why, capture.ErrUnsupported) {
+		src, err = scan.New(d, scan.Options{}, nil)
+	} else {
+		err = why
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\t%s\t%d bytes\t%s\n", path, src.Name(), d.Size(), src.Guarantee())
+	if why != nil {
+		fmt.Printf("%s\tnot trace: %v\n", path, why)
+	}
+	return nil
 }

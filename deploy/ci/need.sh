@@ -32,6 +32,7 @@ test,demo       ; qemu-system-x86      ; qemu-system-x86_64                     
 test,demo,bench ; qemu-utils           ; qemu-img                               ; comparing disk images
 test,demo       ; ovmf                 ; /usr/share/OVMF/OVMF_CODE_4M.fd        ; booting with UEFI
 test,demo       ; libnbd-bin           ; nbdinfo                                ; checking the NBD server with another client
+test            ; systemd              ; systemd-analyze                        ; checking the systemd units
 race            ; gcc                  ; cc                                     ; the race detector
 race            ; libc6-dev            ; /usr/include/stdlib.h                  ; the race detector
 test,demo,bench ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
