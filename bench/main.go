@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/agent/quiesce"
+	"github.com/leeward-dr/leeward/bench/proof"
 	"github.com/leeward-dr/leeward/bench/report"
 	"github.com/leeward-dr/leeward/bench/rig"
 )
@@ -63,6 +64,9 @@ type usage struct{ error }
 var errFailed = errors.New("FAILED, see above")
 
 func run(ctx context.Context, args []string) error {
+	if len(args) == 2 && args[0] == "proof-agent" { // the agent that proof kills
+		return proof.AgentMain(ctx, args[1])
+	}
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		switch args[0] {
 		case "proof":

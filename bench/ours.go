@@ -96,6 +96,7 @@ func (o *ours) attach(ctx context.Context, image string) error {
 // protect starts the agent.
 func (o *ours) protect(capture, disk string) (err error) {
 	state := filepath.Join(o.dir, "agent")
+	product.Forget(o.rig, state)
 	o.agent, err = o.rig.Start(o.bin.Protect(product.Protection{
 		Site: o.site.Dir, Machine: benchMachine, Disk: disk, Name: benchDisk, Capture: capture, Interval: agentInterval, StateDir: state,
 	}))

@@ -20,7 +20,7 @@ func runProof(ctx context.Context, args []string) error {
 	c.add(f)
 	size, rate := bytesFlag(1<<30), bytesFlag(8<<20)
 	var o proof.Options
-	fs := f.String("fs", "ext4,xfs,btrfs", "`filesystems` to prove, with commas")
+	fs := f.String("fs", "ext4,xfs,btrfs", "`filesystems` to prove, with commas; a+b are partitions of one disk")
 	f.IntVar(&o.Points, "points", 100, "listed points wanted for each filesystem")
 	f.Var(&size, "size", "`size` of the disk")
 	f.Var(&rate, "rate", "what fio writes a second")
@@ -28,6 +28,7 @@ func runProof(ctx context.Context, args []string) error {
 	f.StringVar(&o.Capture, "capture", "trace", "capture driver of the agent")
 	f.StringVar(&o.Mount, "mount", "", "`options` for mount, e.g. discard")
 	f.BoolVar(&o.Sabotage, "sabotage", false, "change a block behind the tracker's back: the proof must then fail")
+	f.IntVar(&o.Kills, "kills", 0, "kill the agent so often, every other time while all is frozen")
 	f.DurationVar(&o.Limit, "limit", 30*time.Minute, "time that the points of one filesystem may take")
 	if err := parse(f, args); err != nil {
 		return err
@@ -78,6 +79,10 @@ func printProof(w io.Writer, all []*proof.Result) {
 	}
 	report.Table(w, rows)
 	for _, r := range all {
+		if k := r.Killed; k != nil {
+			fmt.Fprintf(w, "%s: agent killed %d times, %d of them while all was frozen; writable again after %v at most, %d times after more than a second; the next agent took over %d times and compared %d times\n",
+				r.FS, k.Kills, k.Frozen, k.ThawMax.Round(time.Millisecond), k.Late, k.Resumed, k.Compared)
+		}
 		for _, b := range r.Bad {
 			fmt.Fprintf(w, "UNEQUAL %s point %s: %s\n", r.FS, b.Point, b.Why)
 		}

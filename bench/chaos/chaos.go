@@ -151,6 +151,7 @@ func (t *trial) start(ctx context.Context) (err error) {
 		return err
 	}
 	t.rig.Defer("disconnect", func() error { t.site.Close(); return nil })
+	product.Forget(t.rig, filepath.Join(t.rig.Dir, "agent"))
 	t.agent, err = rig.Keep(t.rig, t.o.Bin.Protect(product.Protection{
 		Site: dir, Machine: machine, Disk: t.dev, Name: diskID, Capture: "trace", Interval: t.o.Interval,
 		// A busy machine with little memory must be frozen too, or there is no point to

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/leeward-dr/leeward/agent/capture/trace"
 	"github.com/leeward-dr/leeward/bench/rig"
 )
 
@@ -40,6 +41,12 @@ func Find(leeward, agent string) (Binaries, error) {
 // Up is the command line of an appliance in dir that listens on address.
 func (b Binaries) Up(dir, address string) rig.Command {
 	return rig.Command{Name: "appliance", Argv: []string{b.Leeward, "up", "--dir", dir, "--listen", address, "--log-format", "json"}}
+}
+
+// Forget makes the kernel forget, when the rig is closed, what it recorded for agents
+// with a state directory. Call it before the agent is started.
+func Forget(r *rig.Rig, stateDir string) {
+	r.Defer("forget what was recorded", func() error { _, err := trace.Forget(stateDir, "", false); return err })
 }
 
 // Protection says what an agent does.

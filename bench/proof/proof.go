@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/agent"
-	"github.com/leeward-dr/leeward/bench/load"
 	"github.com/leeward-dr/leeward/bench/product"
 	"github.com/leeward-dr/leeward/bench/report"
 	"github.com/leeward-dr/leeward/bench/rig"
@@ -35,6 +34,7 @@ type Options struct {
 	Dir      string        // where temporary directories are made; "": the system's
 	Limit    time.Duration // the points of one filesystem must be there by then
 	Keep     bool          // leave that directory behind
+	Kills    int           // how often the agent is killed while it works, half of them while frozen
 	Log      *slog.Logger
 	Say      func(format string, args ...any) // progress, for people
 }
@@ -61,16 +61,27 @@ type Result struct {
 	Reading   time.Duration `json:"reading"` // of the frozen device by the proof, median
 	Seconds   float64       `json:"seconds"`
 	Events    []string      `json:"events,omitempty"` // resyncs and the like
+	Killed    *Killed       `json:"killed,omitempty"`
+}
+
+// Killed is what became of the agents that were killed.
+type Killed struct {
+	Kills    int           `json:"kills"`
+	Frozen   int           `json:"frozen"`   // of these while everything was frozen
+	ThawMax  time.Duration `json:"thaw_max"` // until all filesystems could be written to
+	Late     int           `json:"late"`     // times that this took more than a second
+	Resumed  int           `json:"resumed"`  // times that the next agent went on without comparing
+	Compared int           `json:"compared"` // times that it compared the whole disk
 }
 
 // OK says whether every listed point was equal, and enough were listed.
 func (r *Result) OK(points int) bool {
-	return r.Skipped == "" && len(r.Bad) == 0 && r.Equal == r.Listed && r.Listed >= points
+	return r.Skipped == "" && len(r.Bad) == 0 && r.Equal == r.Listed && r.Listed >= points && (r.Killed == nil || r.Killed.Late == 0)
 }
 
 // Run proves one filesystem.
 func Run(ctx context.Context, fs string, o Options) (res *Result, err error) {
-	if why := errors.Join(reason(rig.Missing(fs)), reason(load.Missing())); why != nil {
+	if why := missing(fs); why != nil {
 		return &Result{FS: fs, Skipped: why.Error()}, nil
 	}
 	r, err := rig.New(o.Dir, o.Log)
@@ -88,13 +99,18 @@ func Run(ctx context.Context, fs string, o Options) (res *Result, err error) {
 	if err := t.disk(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", fs, err)
 	}
+	product.Forget(r, t.setup().StateDir)
 	if t.plant, err = t.sow(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", fs, err)
 	}
 	if t.app, err = product.RunHere(ctx, r, filepath.Join(r.Dir, "site")); err != nil {
 		return nil, fmt.Errorf("%s: start the appliance: %w", fs, err)
 	}
-	if err := t.collect(ctx); errors.Is(err, errShort) {
+	collect := t.collect
+	if o.Kills > 0 {
+		collect = t.collectKilled
+	}
+	if err := collect(ctx); errors.Is(err, errShort) {
 		// What there is can still be compared; too few points fail the proof by number.
 		o.Say("%s: %v", fs, err)
 	} else if err != nil {
@@ -120,16 +136,16 @@ var errShort = errors.New("there were not enough points")
 
 // trial is the proof of one filesystem.
 type trial struct {
-	o       Options
-	fs      string
-	rig     *rig.Rig
-	began   time.Time
-	file    string // under the loop device
-	dev     string
-	dir     string // where it is mounted
-	unmount func() error
-	plant   int64 // where in the file the block for sabotage lies
-	app     *product.Site
+	o      Options
+	fs     string
+	rig    *rig.Rig
+	began  time.Time
+	file   string // under the loop device
+	dev    string
+	places []place
+	plant  int64 // where in the file the block for sabotage lies
+	app    *product.Site
+	kills  Killed
 
 	mu sync.Mutex
 	// guarded by mu:
@@ -139,24 +155,9 @@ type trial struct {
 
 // cut is the disk as it was while it was frozen.
 type cut struct {
-	image   *rig.Image
-	reading time.Duration
+	Image   *rig.Image
+	Reading time.Duration
 	changed int // blocks that differ from the cut before
-}
-
-// disk makes the filesystem.
-func (t *trial) disk(ctx context.Context) (err error) {
-	if t.file, err = t.rig.File("disk.img", t.o.Size); err != nil {
-		return err
-	}
-	if t.dev, err = t.rig.Loop(ctx, t.file); err != nil {
-		return err
-	}
-	if err := rig.Mkfs(ctx, t.fs, t.dev); err != nil {
-		return err
-	}
-	t.dir, t.unmount, err = t.rig.Mount(ctx, "mnt", t.fs, t.dev, t.o.Mount)
-	return err
 }
 
 // collect runs the load and the agent until there are enough points.
@@ -173,13 +174,30 @@ func (t *trial) collect(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	shown := 0
-	return rig.Poll(ctx, 200*time.Millisecond, func() (bool, error) {
+	return t.enough(ctx, func() error {
 		select {
 		case err := <-a.ended:
 			a.ended <- err
-			return false, fmt.Errorf("the agent ended: %w", err)
+			return fmt.Errorf("the agent ended: %w", err)
 		default:
+			return nil
+		}
+	})
+}
+
+// collectKilled is collect with agents that are killed.
+func (t *trial) collectKilled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.o.Limit, fmt.Errorf("%w after %v", errShort, t.o.Limit))
+	defer cancel()
+	return t.massacre(ctx)
+}
+
+// enough waits until enough points are listed.
+func (t *trial) enough(ctx context.Context, alive func() error) error {
+	shown := 0
+	return rig.Poll(ctx, 200*time.Millisecond, func() (bool, error) {
+		if err := alive(); err != nil {
+			return false, err
 		}
 		st, err := t.app.API.Status(ctx)
 		if err != nil {
@@ -194,23 +212,6 @@ func (t *trial) collect(ctx context.Context) (err error) {
 	})
 }
 
-// startLoad starts everything that writes and returns what stops it.
-func (t *trial) startLoad(ctx context.Context) (stop func() error, err error) {
-	fio, err := load.StartFio(t.rig, "fio", t.dir, t.o.Size/3, t.o.Rate, t.o.Seed)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	churn := &load.Churn{Dir: t.dir, Room: t.o.Size / 8, Seed: t.o.Seed, Pause: 20 * time.Millisecond, Trim: 3 * time.Second}
-	ended := make(chan error, 1)
-	go func() { ended <- churn.Run(ctx) }()
-	return func() error {
-		cancel()
-		err := fio.Alive() // it must have written to the end
-		return errors.Join(err, fio.Kill(), <-ended)
-	}, nil
-}
-
 // runningAgent is the agent in this process.
 type runningAgent struct {
 	ended  chan error // holds the error once it has ended
@@ -219,13 +220,8 @@ type runningAgent struct {
 }
 
 func (t *trial) startAgent(ctx context.Context) (*runningAgent, error) {
-	cfg := agent.Default()
-	cfg.Machine, cfg.Disks = machine, []agent.DiskConfig{{Path: t.dev, Name: diskID}}
-	cfg.Capture, cfg.Interval = t.o.Capture, t.o.Interval
-	cfg.StateDir = filepath.Join(t.rig.Dir, "agent")
-	// The proof reads the whole device inside the freeze, which no operator does.
-	cfg.FreezeLimit, cfg.FreezeBytes = 10*time.Second, 256<<20
-	cfg.AtCut, cfg.GuardCommand = t.atCut, t.o.Guard
+	cfg := t.setup().config()
+	cfg.AtCut = t.atCut
 	b, err := bus.Connect(ctx, bus.Options{Name: "proof agent", Context: product.Context(t.app.Dir, "agent"), Log: t.o.Log})
 	if err != nil {
 		return nil, err
@@ -244,6 +240,26 @@ func (t *trial) startAgent(ctx context.Context) (*runningAgent, error) {
 		ra.ended <- err
 	}()
 	return ra, nil
+}
+
+// setup is how the agent is set up, here or in another process.
+type setup struct {
+	Disk, StateDir, Capture string
+	Interval                time.Duration
+	Guard                   []string
+}
+
+func (t *trial) setup() setup {
+	return setup{t.dev, filepath.Join(t.rig.Dir, "agent"), t.o.Capture, t.o.Interval, t.o.Guard}
+}
+
+func (s setup) config() agent.Config {
+	cfg := agent.Default()
+	cfg.Machine, cfg.Disks = machine, []agent.DiskConfig{{Path: s.Disk, Name: diskID}}
+	cfg.Capture, cfg.Interval, cfg.StateDir, cfg.GuardCommand = s.Capture, s.Interval, s.StateDir, s.Guard
+	// The proof reads the whole device inside the freeze, which no operator does.
+	cfg.FreezeLimit, cfg.FreezeBytes = 10*time.Second, 256<<20
+	return cfg
 }
 
 func (a *runningAgent) stop() {
@@ -267,7 +283,7 @@ func (t *trial) atCut(point string) error {
 	if err != nil {
 		return fmt.Errorf("read the frozen device: %w", err)
 	}
-	c := &cut{image: m, reading: time.Since(began)}
+	c := &cut{Image: m, Reading: time.Since(began)}
 	if t.last != nil {
 		_, c.changed = m.Differ(t.last, 0)
 	}
@@ -278,6 +294,9 @@ func (t *trial) atCut(point string) error {
 // compare restores every listed point and compares it with the frozen device.
 func (t *trial) compare(ctx context.Context) (*Result, error) {
 	res := &Result{FS: t.fs}
+	if t.o.Kills > 0 {
+		res.Killed = &t.kills
+	}
 	if err := t.unmount(); err != nil {
 		return nil, err
 	}
@@ -308,8 +327,8 @@ func (t *trial) compare(ctx context.Context) (*Result, error) {
 			res.Equal++
 		}
 		if c != nil {
-			freeze = append(freeze, (p.Frozen - c.reading).Seconds())
-			reading = append(reading, c.reading.Seconds())
+			freeze = append(freeze, (p.Frozen - c.Reading).Seconds())
+			reading = append(reading, c.Reading.Seconds())
 			changed = append(changed, float64(c.changed))
 			delete(t.frozen, p.ID)
 		}
@@ -347,11 +366,11 @@ func (t *trial) check(ctx context.Context, p *vault.Point) (why string, c *cut, 
 	if err != nil {
 		return "", c, err
 	}
-	if got.SHA256 == c.image.SHA256 {
+	if got.SHA256 == c.Image.SHA256 {
 		return "", c, nil
 	}
-	blocks, n := got.Differ(c.image, 5)
-	return fmt.Sprintf("differs from the frozen disk in %d blocks, the first are %v (sha-256 %s, want %s)", n, blocks, short(got.SHA256), short(c.image.SHA256)), c, nil
+	blocks, n := got.Differ(c.Image, 5)
+	return fmt.Sprintf("differs from the frozen disk in %d blocks, the first are %v (sha-256 %s, want %s)", n, blocks, short(got.SHA256), short(c.Image.SHA256)), c, nil
 }
 
 func short(h [sha256.Size]byte) string { return fmt.Sprintf("%x", h[:6]) }
@@ -363,8 +382,13 @@ func (t *trial) events(ctx context.Context, res *Result) error {
 		return fmt.Errorf("read events: %w", err)
 	}
 	for _, e := range all {
-		if e.Kind == "point-aborted" {
+		switch e.Kind {
+		case "point-aborted":
 			res.Aborted++
+		case "resumed":
+			t.kills.Resumed++
+		case "resync":
+			t.kills.Compared++
 		}
 		if e.Severity != "info" && len(res.Events) < 20 {
 			res.Events = append(res.Events, e.Kind+": "+e.What)

@@ -20,10 +20,10 @@ func (t *trial) sow(ctx context.Context) (int64, error) {
 	}
 	seed := make([]byte, 16*rig.Block) // large enough that no filesystem keeps it in an inode
 	rand.NewChaCha8([32]byte{8}).Read(seed)
-	if err := os.WriteFile(filepath.Join(t.dir, "untouched"), seed, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(t.places[0].dir, "untouched"), seed, 0o644); err != nil {
 		return 0, err
 	}
-	if err := rig.Syncfs(t.dir); err != nil {
+	if err := rig.Syncfs(t.places[0].dir); err != nil {
 		return 0, err
 	}
 	const sector = 512 // small filesystems have blocks smaller than the tracker's

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +42,42 @@ func (r *Rig) Loop(ctx context.Context, file string) (string, error) {
 		return err
 	})
 	return dev, nil
+}
+
+// Partition cuts a disk into n partitions of one size and returns their devices.
+func (r *Rig) Partition(ctx context.Context, dev string, n int) ([]string, error) {
+	size, err := Run(ctx, "blockdev", "--getsz", dev)
+	if err != nil {
+		return nil, err
+	}
+	sectors, err := strconv.ParseInt(strings.TrimSpace(size), 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	table := filepath.Join(r.Dir, "partitions")
+	text := "label: gpt\n" + strings.Repeat(fmt.Sprintf("size=%d\n", (sectors-4096)/int64(n)&^2047), n)
+	if err := os.WriteFile(table, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	if _, err := Run(ctx, "sh", "-c", `sfdisk -q --no-reread --no-tell-kernel "$0" <"$1"`, dev, table); err != nil {
+		return nil, err
+	}
+	if _, err := Run(ctx, "partx", "-a", dev); err != nil {
+		return nil, err
+	}
+	r.Defer("remove the partitions of "+dev, func() error {
+		_, err := Run(context.Background(), "partx", "-d", dev)
+		return err
+	})
+	var parts []string
+	for i := range n {
+		p := fmt.Sprintf("%sp%d", dev, i+1)
+		if err := Poll(ctx, 10*time.Millisecond, func() (bool, error) { _, err := os.Stat(p); return err == nil, nil }); err != nil {
+			return nil, err
+		}
+		parts = append(parts, p)
+	}
+	return parts, nil
 }
 
 // mkfs are the commands that make a filesystem without leaving work for later, so
