@@ -54,6 +54,8 @@ func (c Config) Streams() []jetstream.StreamConfig {
 	receipts.MaxMsgsPerSubject = 1024
 	events := small(Events, root+".events.>", "what happened, for operators")
 	events.MaxAge, events.MaxBytes = 90*24*time.Hour, 256<<20
+	audit := small(Audit, root+".audit.>", "who did what, never to be changed")
+	audit.MaxAge, audit.MaxBytes, audit.DenyDelete, audit.DenyPurge = 400*24*time.Hour, 256<<20, true, true
 	return []jetstream.StreamConfig{{
 		Name: Changes, Subjects: []string{root + ".changes.>"},
 		Description: "change blocks of every disk until the vault holds them",
@@ -64,7 +66,7 @@ func (c Config) Streams() []jetstream.StreamConfig {
 		MaxBytes: c.ChangesBytes, MaxMsgSize: MaxMessage, Duplicates: DedupWindow,
 		AllowDirect: true,
 		RePublish:   &jetstream.RePublish{Source: root + ".changes.>", Destination: TapPrefix + ">", HeadersOnly: true},
-	}, markers, receipts, events}
+	}, markers, receipts, events, audit}
 }
 
 // AnyGroup is the priority group for pulls by hand and by process servers that
@@ -130,6 +132,9 @@ func Ensure(ctx context.Context, js jetstream.JetStream, c Config) error {
 		if err != nil {
 			return fmt.Errorf("create bucket %s: %w", b.Bucket, err)
 		}
+	}
+	if err := ensureBook(ctx, js, c); err != nil {
+		return err
 	}
 	return nil
 }

@@ -8,6 +8,7 @@
 //	leeward.markers.<group>                       MARKERS   agents            control, agents of the group
 //	leeward.receipts.<machine>.<disk>             RECEIPTS  process servers   the disk's agent, control
 //	leeward.events.<machine>.<kind>               EVENTS    everybody         operators
+//	leeward.audit.<action>                        AUDIT     control           operators
 //	leeward.barrier.<machine>.order               -         control           the machine's agent
 //	leeward.barrier.<machine>.report              -         the agent         control
 //	leeward.policy.<machine>.set                  -         control           the machine's agent
