@@ -26,8 +26,8 @@ var mayImport = map[string][]string{
 	"producers":       {"streams"},
 	"agent":           {"producers", "streams"},
 	"consumers":       {"streams"},
-	"consumers/vault": {}, // must be readable with NATS and everything else gone
-	"control":         {"streams", "consumers/vault"},
+	"consumers/vault": {},                                                  // must be readable with NATS and everything else gone
+	"control":         {"streams", "producers/markers", "consumers/vault"}, // it leads barriers
 	"control/target":  {},
 	"embed":           {"streams"},
 	"embed/appliance": {"embed", "consumers", "control", "streams"},
