@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/leeward-dr/leeward/agent/capture"
@@ -38,6 +40,8 @@ type Agent struct {
 	closers  []func()
 	lost     chan *bus.Lease // a lease that somebody else took
 	told     map[string]bool // what the operator was told once
+	group    group
+	occupied atomic.Pointer[string]           // why no call to a barrier can be followed
 }
 
 // New opens the disks, takes their leases and begins to follow them. Close gives
@@ -162,8 +166,22 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
+	done := a.occupy("its agent has just started")
+	stop, err := a.listen()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if stop, err = a.followPolicy(); err != nil {
+		return err
+	}
+	defer stop()
 	next, failed := time.Now(), 0
 	for ctx.Err() == nil {
+		done()
+		if slices.ContainsFunc(a.replicas, func(r *replica) bool { return r.pub == nil || r.full != "" }) {
+			done = a.occupy("its disks are being compared with the vault")
+		}
 		if err := each(ctx, a.replicas, func(ctx context.Context, r *replica) error { return r.sync(ctx) }); err != nil {
 			if errors.Is(err, ErrFenced) {
 				a.event("fenced", wire.Critical, "", err.Error(), "if this agent should protect the disk again, stop the other one and restart this with --take-over")
@@ -173,10 +191,16 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 			return err
 		}
-		if !wait(ctx, time.Until(next)) {
+		done()
+		call, ok := a.await(ctx, next)
+		if !ok {
 			break
 		}
-		next = time.Now().Add(a.cfg.Interval)
+		if call != nil {
+			a.join(ctx, call)
+			continue
+		}
+		next = time.Now().Add(a.interval())
 		err := a.point(ctx)
 		switch {
 		case err == nil:
@@ -189,7 +213,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.aborted(err, failed)
 			// Back off: a machine that cannot be frozen in time should not be tried at
 			// every tick; but never wait longer than a minute.
-			next = time.Now().Add(min(a.cfg.Interval*time.Duration(1<<min(failed-1, 4)), time.Minute))
+			next = time.Now().Add(min(a.interval()*time.Duration(1<<min(failed-1, 4)), time.Minute))
 		}
 	}
 	if c := context.Cause(ctx); errors.Is(c, ErrFenced) {

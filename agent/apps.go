@@ -51,7 +51,7 @@ type apps struct {
 
 // due says whether the point to be made now should be application-consistent.
 func (a *Agent) due() bool {
-	return len(a.cfg.Apps.Hooks) > 0 && !time.Now().Before(a.apps.next)
+	return len(a.cfg.Apps.Hooks) > 0 && a.appInterval() > 0 && !time.Now().Before(a.apps.next)
 }
 
 // cutReady is cut with the applications made ready around it, if that is due. It says
@@ -64,10 +64,7 @@ func (a *Agent) cutReady(ctx context.Context, cut func(context.Context) (*cutRes
 	}
 	c := a.cfg.Apps
 	began := time.Now()
-	s, err := hooks.Begin(ctx, hooks.Options{
-		Hooks: c.Hooks, Machine: a.cfg.Machine, Dir: a.cfg.StateDir, PreTimeout: c.PreTimeout,
-		PostTimeout: c.PostTimeout, Hold: c.Hold, KeeperCommand: c.KeeperCommand,
-	})
+	s, err := a.beginApps(ctx)
 	if err != nil {
 		a.notReady(ctx, err)
 		r, err := cut(ctx)
@@ -95,9 +92,18 @@ func (a *Agent) cutReady(ctx context.Context, cut func(context.Context) (*cutRes
 	if end != nil {
 		return r, wire.Crash, nil // in doubt it is promised as less
 	}
-	a.apps = apps{next: began.Add(c.Interval)}
+	a.apps = apps{next: began.Add(a.appInterval())}
 	a.log.Info("applications were ready for the cut", "hooks", names(c.Hooks), "before", ready.Sub(began).Seconds(), "held", time.Since(ready).Seconds())
 	return r, wire.App, nil
+}
+
+// beginApps makes the applications ready for a cut.
+func (a *Agent) beginApps(ctx context.Context) (*hooks.Session, error) {
+	c := a.cfg.Apps
+	return hooks.Begin(ctx, hooks.Options{
+		Hooks: c.Hooks, Machine: a.cfg.Machine, Dir: a.cfg.StateDir, PreTimeout: c.PreTimeout,
+		PostTimeout: c.PostTimeout, Hold: c.Hold, KeeperCommand: c.KeeperCommand,
+	})
 }
 
 // errHeld means that the cut took longer than applications may be held.
@@ -109,7 +115,7 @@ func (a *Agent) notReady(ctx context.Context, err error) {
 		return
 	}
 	a.apps.failed, a.apps.cuts = a.apps.failed+1, 0
-	a.apps.next = time.Now().Add(min(a.cfg.Apps.Interval, time.Minute*time.Duration(1<<min(a.apps.failed-1, 6))))
+	a.apps.next = time.Now().Add(min(max(a.appInterval(), time.Second), time.Minute*time.Duration(1<<min(a.apps.failed-1, 6))))
 	sev := wire.Warning
 	if errors.Is(err, hooks.ErrPost) || a.apps.failed >= 5 {
 		sev = wire.Critical

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,28 +44,14 @@ func (a *Agent) point(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m := &wire.Marker{
-		ID: c.id, Group: a.cfg.group(), Time: c.at.UnixNano(), Consistency: consistency,
-		Frozen: c.frozen.Nanoseconds(), Members: []wire.Member{{Machine: a.cfg.Machine, Facts: a.facts}},
-	}
-	cuts := make([]wire.DiskCut, len(a.replicas))
-	index := map[*replica]int{}
-	for i, r := range a.replicas {
-		index[r] = i
-	}
-	err = each(ctx, a.replicas, func(ctx context.Context, r *replica) error {
-		i := index[r]
-		n, err := r.release(ctx, c.held[i], &wire.Cut{Point: m.ID, Group: m.Group, Time: m.Time, Consistency: m.Consistency})
-		if err != nil {
-			return err
-		}
-		cuts[i] = wire.DiskCut{Disk: r.name, Epoch: r.pub.Epoch(), Number: n, Size: r.dev.Size(), Frozen: c.frozenDisk[i], Note: c.notes[i]}
-		return nil
-	})
+	cuts, err := a.release(ctx, c, a.cfg.group(), consistency)
 	if err != nil {
 		return err
 	}
-	m.Members[0].Disks = cuts
+	m := &wire.Marker{
+		ID: c.id, Group: a.cfg.group(), Time: c.at.UnixNano(), Consistency: consistency,
+		Frozen: c.frozen.Nanoseconds(), Members: []wire.Member{{Machine: a.cfg.Machine, Facts: a.facts, Disks: cuts}},
+	}
 	if err := markers.Publish(ctx, a.bus.JS, m); err != nil {
 		return err
 	}
@@ -74,6 +61,23 @@ func (a *Agent) point(ctx context.Context) error {
 	}
 	return nil
 }
+
+// release publishes what a cut caught of every disk, and the cuts behind it.
+func (a *Agent) release(ctx context.Context, c *cutResult, group string, consistency wire.Consistency) ([]wire.DiskCut, error) {
+	cuts := make([]wire.DiskCut, len(a.replicas))
+	err := each(ctx, a.replicas, func(ctx context.Context, r *replica) error {
+		i := a.index(r)
+		n, err := r.release(ctx, c.held[i], &wire.Cut{Point: c.id, Group: group, Time: c.at.UnixNano(), Consistency: consistency})
+		if err != nil {
+			return err
+		}
+		cuts[i] = wire.DiskCut{Disk: r.name, Epoch: r.pub.Epoch(), Number: n, Size: r.dev.Size(), Frozen: c.frozenDisk[i], Note: c.notes[i]}
+		return nil
+	})
+	return cuts, err
+}
+
+func (a *Agent) index(r *replica) int { return slices.Index(a.replicas, r) }
 
 // attempts is how often a freeze is tried for one point when too much changed
 // between the last round and the freeze, or discards went on under it.
@@ -187,7 +191,7 @@ func (a *Agent) catch(ctx context.Context, f *freeze, which []int, c *cutResult)
 	for i := range a.replicas {
 		c.frozenDisk[i], c.notes[i] = f.describe(i)
 	}
-	limited, cancel := context.WithTimeoutCause(ctx, a.cfg.FreezeLimit, quiesce.ErrTooSlow)
+	limited, cancel := context.WithTimeoutCause(ctx, a.freezeLimit(), quiesce.ErrTooSlow)
 	err := a.holdAll(limited, which, c)
 	if err == nil {
 		err = a.audit(limited, c.frozenDisk)

@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/leeward-dr/leeward/producers/markers"
+	"github.com/leeward-dr/leeward/streams"
+)
+
+// followPolicy asks control for the policy of this machine and takes what it says,
+// now and later. Without control the agent goes by its own settings.
+func (a *Agent) followPolicy() (stop func(), err error) {
+	sub, err := a.bus.Conn.Subscribe(streams.PolicySet(a.cfg.Machine), func(m *nats.Msg) {
+		s, err := markers.DecodeSettings(m.Data)
+		if err == nil && s.Machine != a.cfg.Machine {
+			err = fmt.Errorf("it is for machine %s", s.Machine)
+		}
+		if err != nil {
+			a.log.Warn("policy not understood", "error", err)
+			return
+		}
+		if old := a.group.policy.Swap(s); old == nil || *old != *s {
+			if s.Rate > 0 {
+				a.SetRate(s.Rate)
+			} else if old != nil && old.Rate > 0 {
+				a.SetRate(a.cfg.RateBytes) // its own bound holds again
+			}
+			a.log.Info("policy of control", "policy", s.Policy, "point_interval", s.PointInterval, "freeze_limit", s.FreezeLimit, "rate", s.Rate)
+			select {
+			case a.group.changed <- struct{}{}: // so that a shorter interval holds at once
+			default:
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listen for the policy of machine %s: %w", a.cfg.Machine, err)
+	}
+	if err := a.bus.Conn.Publish(streams.PolicyAsk(a.cfg.Machine), nil); err != nil {
+		a.log.Warn("cannot ask for the policy", "error", err)
+	}
+	return func() { _ = sub.Unsubscribe() }, nil // only fails on a closed connection
+}
+
+// interval is the time between points: the policy's, if control has said one.
+func (a *Agent) interval() time.Duration {
+	if s := a.group.policy.Load(); s != nil && s.PointInterval > 0 {
+		return s.PointInterval
+	}
+	return a.cfg.Interval
+}
+
+// freezeLimit is the longest freeze: the machine's own limit, or the policy's if that
+// is shorter.
+func (a *Agent) freezeLimit() time.Duration {
+	if s := a.group.policy.Load(); s != nil && s.FreezeLimit > 0 {
+		return min(s.FreezeLimit, a.cfg.FreezeLimit)
+	}
+	return a.cfg.FreezeLimit
+}
+
+// appInterval is the time between application-consistent points: the policy's, if
+// control has said one, below 0 for none.
+func (a *Agent) appInterval() time.Duration {
+	if s := a.group.policy.Load(); s != nil && s.AppInterval != 0 {
+		return s.AppInterval
+	}
+	return a.cfg.Apps.Interval
+}
