@@ -13,6 +13,8 @@ import (
 // MaintainOptions say what Maintain may remove and how hard it may work.
 type MaintainOptions struct {
 	Keep Retention // of points; the zero value keeps all
+	// KeepOf says what to keep of a group's points, instead of Keep; may be nil.
+	KeepOf func(group string) Retention
 	// InUse returns the ids of points that must not go, such as those machines run
 	// from. It is asked again right before points are removed.
 	InUse func() []string
@@ -183,8 +185,12 @@ func (m *maintainer) choose(ctx context.Context) (map[string]*Point, error) {
 		groups[p.Group] = append(groups[p.Group], p)
 	}
 	going := map[string]*Point{}
-	for _, all := range groups {
-		reasons := m.o.Keep.Reasons(all)
+	for group, all := range groups {
+		keep := m.o.Keep
+		if m.o.KeepOf != nil {
+			keep = m.o.KeepOf(group)
+		}
+		reasons := keep.Reasons(all)
 		for _, p := range all {
 			k, key := KeptPoint{ID: p.ID, Group: p.Group, Time: p.Time, Reasons: reasons[p.ID]}, pointKey(p.Group, p.Time, p.ID)
 			if pins[key] {
