@@ -12,9 +12,10 @@ type Level string
 
 // The levels, from good to bad.
 const (
-	Healthy  Level = "healthy"
-	Warning  Level = "warning"
-	Critical Level = "critical"
+	NotApplicable Level = "not-applicable" // nobody wants it protected now
+	Healthy       Level = "healthy"
+	Warning       Level = "warning"
+	Critical      Level = "critical"
 )
 
 // Worse returns the worse of two levels.
@@ -25,7 +26,7 @@ func Worse(a, b Level) Level {
 	return a
 }
 
-// Rank orders levels: 0 is healthy, higher is worse.
+// Rank orders levels: 0 is healthy, higher is worse, not applicable is below.
 func Rank(l Level) int { return slices.Index([]Level{Healthy, Warning, Critical}, l) }
 
 // The kinds of event that health knows how to read. Agents, process servers and
@@ -34,6 +35,7 @@ const (
 	Resync       = "resync"          // a disk is compared or sent again as a whole or in part
 	Fenced       = "fenced"          // somebody else writes a disk's chain
 	Fork         = "fork"            // a link contradicts the chain that is in the vault
+	GroupAborted = "group-aborted"   // a group of machines has no common point because of this one
 	PointAborted = "point-aborted"   // the agent gave a recovery point up, e.g. because a freeze took too long
 	StoreFailed  = "store-failed"    // the vault's store refuses writes
 	Abandoned    = "point-abandoned" // a marker will never become a point
@@ -61,6 +63,8 @@ type Machine struct {
 	Name       string
 	Since      time.Time // first heard of
 	Point      time.Time // cut of the newest listed recovery point; zero if none
+	App        time.Time // cut of the newest application-consistent one; zero if none
+	Off        string    // why it is not to be protected now, e.g. it runs elsewhere; empty if it is
 	Disks      []Disk
 	Conditions []Condition
 }
@@ -68,6 +72,8 @@ type Machine struct {
 // Thresholds says when a number becomes an issue.
 type Thresholds struct {
 	RPO             time.Duration // warn beyond it, critical beyond 4 times it
+	Crash           time.Duration // critical when the newest point is older, whatever RPO says
+	App             time.Duration // warn when the newest application-consistent point is older; 0: never
 	Heartbeat       time.Duration // warn when a disk's agent is silent for longer
 	HeartbeatLost   time.Duration // critical
 	PointsAborted   int           // points given up in a row that are a warning
@@ -77,7 +83,7 @@ type Thresholds struct {
 // Default is what an operator who sets nothing gets.
 func Default() Thresholds {
 	return Thresholds{
-		RPO: 5 * time.Minute, Heartbeat: time.Minute, HeartbeatLost: 15 * time.Minute,
+		RPO: 5 * time.Minute, Crash: time.Hour, Heartbeat: time.Minute, HeartbeatLost: 15 * time.Minute,
 		PointsAborted: 3, PointsAbandoned: 3,
 	}
 }
@@ -105,8 +111,12 @@ type Issue struct {
 
 // Check returns the machine's level and its issues, the worst first.
 func Check(now time.Time, m Machine, t Thresholds) (Level, []Issue) {
+	if m.Off != "" {
+		return NotApplicable, nil
+	}
 	var all []Issue
 	all = append(all, rpo(now, m, t)...)
+	all = append(all, app(now, m, t)...)
 	all = append(all, heartbeat(now, m, t)...)
 	for _, c := range m.Conditions {
 		if i, ok := condition(now, c, t); ok {
@@ -142,10 +152,24 @@ func rpo(now time.Time, m Machine, t Thresholds) []Issue {
 		Cause:  fmt.Sprintf("the newest recovery point is %s old, the threshold is %s", short(age), short(t.RPO)),
 		Remedy: "see that leeward-agent runs on the machine and reaches the server, and that the vault's store accepts writes",
 	}
-	if age > 4*t.RPO {
+	if age > 4*t.RPO || t.Crash > 0 && age > max(t.Crash, t.RPO) {
 		i.Level = Critical
 	}
 	return []Issue{i}
+}
+
+// app says that application-consistent points have ceased. A machine that never had
+// one has no hooks for them; its points say that they are crash-consistent.
+func app(now time.Time, m Machine, t Thresholds) []Issue {
+	age := now.Sub(m.App)
+	if t.App <= 0 || m.App.IsZero() || age <= t.App {
+		return nil
+	}
+	return []Issue{{
+		Code: "app-overdue", Level: Warning,
+		Cause:  fmt.Sprintf("the newest application-consistent point is %s old, one is due every %s", short(age), short(t.App/2)),
+		Remedy: "see why the hooks of leeward-agent fail (its log says so); crash-consistent points go on",
+	}}
 }
 
 func lastReceipt(m Machine) time.Time {
@@ -214,6 +238,11 @@ func condition(now time.Time, c Condition, t Thresholds) (Issue, bool) {
 		}
 		i.Cause = fmt.Sprintf("%d recovery points in a row were given up, the last one: %s", c.Count, c.What)
 		i.Remedy = cmp.Or(c.Try, "raise the agent's freeze limit, or mark at a quieter time")
+	case GroupAborted:
+		if c.Count < t.PointsAborted {
+			return i, false
+		}
+		i.Cause = fmt.Sprintf("%d common points of its group in a row were given up, the last one: %s", c.Count, c.What)
 	case Abandoned:
 		if c.Count < t.PointsAbandoned {
 			return i, false
