@@ -42,7 +42,7 @@ func (s *Service) Status(ctx context.Context) (*api.Status, error) {
 		out.Ready = true
 	default:
 	}
-	for _, m := range s.state.machinesView(out.Time, "", s.cfg.Health) {
+	for _, m := range s.state.machinesView(out.Time, "", s.thresholds) {
 		out.Machines++
 		out.ByHealth[string(m.Health)]++
 		out.Health = health.Worse(out.Health, m.Health)
@@ -78,7 +78,7 @@ func (s *Service) Machines(ctx context.Context, q api.Query) ([]api.Machine, err
 	if err := s.waitReady(ctx); err != nil {
 		return nil, err
 	}
-	all := s.state.machinesView(time.Now().UTC(), q.Machine, s.cfg.Health)
+	all := s.state.machinesView(time.Now().UTC(), q.Machine, s.thresholds)
 	tests := map[string]*api.TestRef{}
 	for _, j := range s.engine.Jobs() {
 		tests[j.Request.Machine] = &api.TestRef{Job: j.ID, State: j.State, Alive: j.Result != nil && j.Result.Alive, Time: j.Started}
@@ -119,12 +119,26 @@ func (s *Service) Points(ctx context.Context, q api.Query) ([]api.Point, error) 
 	if q.Machine != "" && !s.state.knows(q.Machine) {
 		return nil, api.Errorf(api.CodeNotFound, "leeward machine ls", "no machine or group %s is known", q.Machine)
 	}
-	return s.state.pointsView(q), nil
+	pins, err := s.pins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := s.state.pointsView(q)
+	for i := range all {
+		if pin, ok := pins[all[i].ID]; ok {
+			all[i].Pinned, all[i].Name = true, pin.Name
+		}
+	}
+	return all, nil
 }
 
 // Point implements api.Backend.
 func (s *Service) Point(ctx context.Context, id string) (*api.Point, error) {
 	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	id, err := s.named(ctx, "", id)
+	if err != nil {
 		return nil, err
 	}
 	p, err := failover.ByID(s.state.pointsOf(""), id)
@@ -133,6 +147,13 @@ func (s *Service) Point(ctx context.Context, id string) (*api.Point, error) {
 	}
 	out := api.PointOf(p)
 	out.Schema = "leeward.point.v1"
+	pins, err := s.pins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if pin, ok := pins[p.ID]; ok {
+		out.Pinned, out.Name = true, pin.Name
+	}
 	return &out, nil
 }
 
@@ -152,6 +173,11 @@ func (s *Service) Test(ctx context.Context, r failover.Request) (failover.Job, e
 	if !s.state.knows(r.Machine) {
 		return failover.Job{}, api.Errorf(api.CodeNotFound, "leeward machine ls", "no machine %s is known", r.Machine)
 	}
+	id, err := s.named(ctx, r.Machine, r.Point)
+	if err != nil {
+		return failover.Job{}, err
+	}
+	r.Point = id
 	return s.engine.Test(r)
 }
 
@@ -191,7 +217,7 @@ func (s *Service) Vault(ctx context.Context) (*api.VaultInfo, error) {
 // Streams implements api.Backend.
 func (s *Service) Streams(ctx context.Context) ([]api.Stream, error) {
 	var out []api.Stream
-	for _, name := range []string{streams.Changes, streams.Markers, streams.Receipts, streams.Events} {
+	for _, name := range []string{streams.Changes, streams.Markers, streams.Receipts, streams.Events, streams.Audit} {
 		st, err := s.bus.JS.Stream(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("look at %s: %w", name, err)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/leeward-dr/leeward/control/health"
 )
@@ -12,11 +13,14 @@ type Config struct {
 	Version string // semantic version, shown by the service
 	Health  health.Thresholds
 	Lookups int // cuts that are looked up in the vault at once
+
+	NotifyEvery time.Duration // how often health is looked at for notifications
+	TidyEvery   time.Duration // how often points are removed that no policy keeps; 0: never
 }
 
 // Default is what the appliance uses; Dir has no default.
 func Default() Config {
-	return Config{Version: "0.0.0", Health: health.Default(), Lookups: 4}
+	return Config{Version: "0.0.0", Health: health.Default(), Lookups: 4, NotifyEvery: 10 * time.Second, TidyEvery: time.Hour}
 }
 
 // Validate names the field that cannot work.
@@ -26,6 +30,9 @@ func (c Config) Validate() error {
 	}
 	if c.Lookups < 1 || c.Lookups > 64 {
 		return fmt.Errorf("control.lookups is %d: use 1 to 64", c.Lookups)
+	}
+	if c.NotifyEvery <= 0 || c.TidyEvery < 0 {
+		return fmt.Errorf("control.notify_every is %v and control.tidy_every %v: use positive durations, for tidy_every also 0", c.NotifyEvery, c.TidyEvery)
 	}
 	return c.Health.Validate()
 }

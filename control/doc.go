@@ -2,12 +2,17 @@
 // recovery points (package points), knows the state of every machine (health),
 // brings machines up (failover) and answers operators (api).
 //
+// It leads the barriers of groups of machines, tells agents the policy of their
+// machine, carries out plans, sends notifications, and removes points that no policy
+// keeps. What operators decided of all that is kept on the bus (package book).
+//
 // It owns two cursors on the bus: the durable consumer control-markers, which
 // acknowledges a marker only when it is listed or abandoned, and the ordered
 // consumer control-receipts, which starts with the newest receipt of every disk
 // each time. Everything else it knows is rebuilt at start from the vault and the
 // streams; it keeps nothing on disk but its failover jobs.
 //
-// It writes to the vault only recovery points, never segments. RPO is computed
+// It writes to the vault only recovery points and pins, and segments only by folding
+// what no point shows any more (vault.Maintain). RPO is computed
 // only from points that the vault lists.
 package control

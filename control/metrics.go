@@ -57,7 +57,7 @@ func (s *Service) Metrics(ctx context.Context) ([]console.Family, error) {
 		}
 	}
 	out = append(out, bytes, limit)
-	out = append(out, machineMetrics(s.state.machinesView(time.Now().UTC(), "", s.cfg.Health), s.state.latestByConsistency())...)
+	out = append(out, machineMetrics(s.state.machinesView(time.Now().UTC(), "", s.thresholds), s.state.latestByConsistency())...)
 	return append(out, s.jobMetrics()...), nil
 }
 

@@ -33,6 +33,7 @@ const (
 
 // Service is the control role. It implements api.Backend.
 type Service struct {
+	desk
 	cfg     Config
 	bus     *bus.Bus
 	vault   *vault.Vault
@@ -58,6 +59,7 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 	s := &Service{cfg: cfg, bus: b, vault: v, log: log, state: newState(), ready: make(chan struct{})}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.decider = newDecider(s)
+	s.desk.open(s)
 	var err error
 	s.engine, err = failover.New(failover.Config{
 		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log,
@@ -116,7 +118,12 @@ func (s *Service) run() {
 			return
 		}
 	}
+	s.runs.resume()
 	close(s.ready)
+	s.wg.Go(s.guide)
+	s.wg.Go(s.retell)
+	s.wg.Go(s.notify)
+	s.wg.Go(s.tidy)
 	for s.sleep(recheckEvery) {
 		s.decider.recheck()
 	}
@@ -151,6 +158,9 @@ func (s *Service) rebuild(ctx context.Context) error {
 	}
 	for _, p := range all {
 		s.state.point(p)
+	}
+	if err := s.followBook(ctx); err != nil {
+		return err
 	}
 	if err := s.follow(ctx); err != nil {
 		return err

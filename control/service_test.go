@@ -27,6 +27,8 @@ type lab struct {
 	bus   *bus.Bus
 	vault *vaulttest.Vault
 	dir   string
+
+	notifyEvery time.Duration // if set
 }
 
 var web = vault.DiskID{Machine: "web", Disk: "sda"}
@@ -40,6 +42,9 @@ func (l *lab) start() (s *Service, stop func()) {
 	l.Helper()
 	cfg := Default()
 	cfg.Dir = l.dir
+	if l.notifyEvery > 0 {
+		cfg.NotifyEvery = l.notifyEvery
+	}
 	s, err := New(cfg, l.bus, l.vault.Vault, slog.New(slog.NewTextHandler(l.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		l.Fatal(err)

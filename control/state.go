@@ -31,6 +31,7 @@ type machine struct {
 	factsAt    int64
 	points     int
 	latest     *vault.Point
+	latestApp  time.Time // cut of the newest application-consistent one
 	disks      map[string]*diskState
 	conditions map[[2]string]*health.Condition // by kind and disk
 }
@@ -98,17 +99,21 @@ func (s *state) point(p *vault.Point) {
 		if m.latest == nil || m.latest.Time.Before(p.Time) {
 			m.latest = p
 		}
+		if p.Consistency == string(wire.App) && p.Time.After(m.latestApp) {
+			m.latestApp = p.Time
+		}
 		for _, d := range k.Disks {
 			m.disk(d.Disk)
 		}
-		m.settle(p.Time)
+		m.settle(p.Time, len(p.Machines) > 1)
 	}
 }
 
 // settle ends the conditions that a point cut after they began disproves.
-func (m *machine) settle(cut time.Time) {
+// That no common point is made is only disproved by a common one.
+func (m *machine) settle(cut time.Time, common bool) {
 	for k, c := range m.conditions {
-		if cut.After(c.Since) {
+		if cut.After(c.Since) && (common || c.Kind != health.GroupAborted) {
 			delete(m.conditions, k)
 		}
 	}
@@ -178,7 +183,7 @@ func (s *state) event(e *wire.Event) {
 	}
 	s.events.add(api.EventOf(e))
 	switch e.Kind {
-	case health.Resync, health.Fenced, health.Fork, health.PointAborted, health.StoreFailed, health.Abandoned:
+	case health.Resync, health.Fenced, health.Fork, health.PointAborted, health.GroupAborted, health.StoreFailed, health.Abandoned:
 	case storeRecovered:
 		s.recovered(time.Unix(0, e.Time).UTC())
 		return
@@ -197,7 +202,7 @@ func (s *state) event(e *wire.Event) {
 	c.What, c.Try = e.What, e.Try
 	// An old event read again after a start may be over already.
 	if m.latest != nil {
-		m.settle(m.latest.Time)
+		m.settle(m.latest.Time, len(m.latest.Machines) > 1)
 	}
 	for name, d := range m.disks {
 		m.stored(name, d.received)
@@ -247,3 +252,19 @@ func (r *ring) add(e api.Event) {
 }
 
 func (r *ring) newest() []api.Event { return api.Newest(r.all, r.max) }
+
+// forget takes out points that the vault lists no more.
+func (s *state) forget(ids map[string]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.points = slices.DeleteFunc(s.points, func(p *vault.Point) bool {
+		if !ids[p.ID] {
+			return false
+		}
+		delete(s.byID, p.ID)
+		for _, k := range p.Machines {
+			s.machine(k.Machine, p.Time).points--
+		}
+		return true
+	})
+}

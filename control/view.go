@@ -12,13 +12,13 @@ import (
 )
 
 // machinesView describes the machines, or the one that is named, sorted by name.
-func (s *state) machinesView(now time.Time, only string, t health.Thresholds) []api.Machine {
+func (s *state) machinesView(now time.Time, only string, t func(machine string) health.Thresholds) []api.Machine {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := []api.Machine{}
 	for _, name := range slices.Sorted(maps.Keys(s.machines)) {
 		if only == "" || only == name {
-			out = append(out, s.machines[name].view(now, name, t))
+			out = append(out, s.machines[name].view(now, name, t(name)))
 		}
 	}
 	return out
@@ -36,6 +36,7 @@ func (m *machine) view(now time.Time, name string, t health.Thresholds) api.Mach
 			take(&v, pointMachine(p, name))
 		}
 		in.Point = p.Time
+		in.App = m.latestApp
 		age := now.Sub(p.Time).Seconds()
 		v.RPO, v.LatestPoint = &age, &api.PointRef{ID: p.ID, Time: p.Time.UTC(), Consistency: p.Consistency}
 	}

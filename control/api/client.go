@@ -14,10 +14,14 @@ import (
 )
 
 // Client asks control. Every error it returns is an *Error.
-type Client struct{ nc *nats.Conn }
+type Client struct {
+	nc *nats.Conn
+	// Actor is who asks, for the audit trail.
+	Actor string
+}
 
 // NewClient makes a client over a connection that the caller owns.
-func NewClient(nc *nats.Conn) *Client { return &Client{nc} }
+func NewClient(nc *nats.Conn) *Client { return &Client{nc: nc} }
 
 // callTime bounds a call whose context has no deadline.
 const callTime = 30 * time.Second
@@ -32,7 +36,12 @@ func call[Out any](ctx context.Context, c *Client, verb string, in any) (*Out, e
 		ctx, cancel = context.WithTimeout(ctx, callTime)
 		defer cancel()
 	}
-	m, err := c.nc.RequestWithContext(ctx, Prefix+"."+verb, body)
+	req := nats.NewMsg(Prefix + "." + verb)
+	req.Data = body
+	if c.Actor != "" {
+		req.Header.Set(ActorHeader, c.Actor)
+	}
+	m, err := c.nc.RequestMsgWithContext(ctx, req)
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
 			return nil, err

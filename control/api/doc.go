@@ -22,6 +22,29 @@
 //	leeward.api.agent.ls           {}                   enrol.Agents, in pages
 //	leeward.api.agent.revoke       {"machine"}          enrol.Agent when the servers refuse it
 //
+//	leeward.api.point.pin          {"id", "name"}       Point
+//	leeward.api.point.unpin        {"id"}               Point
+//	leeward.api.group.ls|show      Query | {"id"}       Groups | Group
+//	leeward.api.group.change       GroupChange          Group
+//	leeward.api.group.delete       {"id"}               {}
+//	leeward.api.policy.ls|show     Query | {"id"}       Policies | Policy
+//	leeward.api.policy.apply       policy.Document      Policies; all of it or nothing
+//	leeward.api.policy.delete      {"id"}               {}
+//	leeward.api.plan.ls|versions   Query | {"id"}       Plans
+//	leeward.api.plan.apply         plan.Plan            Plan, a new version
+//	leeward.api.plan.delete        {"id"}               {}
+//	leeward.api.plan.forecast      RunRequest           plan.DryRun
+//	leeward.api.plan.run           RunRequest           plan.Run at once; idempotent by request_id
+//	leeward.api.run.ls|show        Query | {"id"}       Runs | plan.Run
+//	leeward.api.run.answer         Answer               plan.Run
+//	leeward.api.run.cancel         {"id"}               plan.Run
+//	leeward.api.notify.show|set    {} | notify.Config   notify.Config | {}
+//	leeward.api.notify.test        {}                   notify.Report
+//	leeward.api.audit.ls           Query                Records, in pages, oldest first
+//
+// Every request whose verb changes something is kept in the stream AUDIT with who
+// asked, what, and what came of it; say who you are in the header Leeward-Actor.
+//
 // An answer that would not fit a message carries a cursor in next: ask again with
 // it. An error answer has the micro service headers, its code being one of Code,
 // and an Error as its body.

@@ -46,7 +46,7 @@ func list[T any](schema string, fn func(context.Context, Query) ([]T, error)) fu
 
 func (s *Server) endpoints() []endpoint {
 	b := s.backend
-	return []endpoint{
+	return append(s.managed(), []endpoint{
 		{"status", "show", serve(func(ctx context.Context, _ struct{}) (any, error) { return b.Status(ctx) })},
 		{"machine", "ls", list("leeward.machines.v1", b.Machines)},
 		{"machine", "show", serve(s.machine)},
@@ -59,7 +59,7 @@ func (s *Server) endpoints() []endpoint {
 		{"job", "show", serve(s.job)},
 		{"vault", "info", serve(func(ctx context.Context, _ struct{}) (any, error) { return b.Vault(ctx) })},
 		{"stream", "ls", list("leeward.streams.v1", func(ctx context.Context, _ Query) ([]Stream, error) { return b.Streams(ctx) })},
-	}
+	}...)
 }
 
 func (s *Server) machine(ctx context.Context, r Ref) (any, error) {

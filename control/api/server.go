@@ -38,10 +38,11 @@ type Backend interface {
 	WatchJob(ctx context.Context, id string, after uint64) (failover.Job, error)
 	Vault(ctx context.Context) (*VaultInfo, error)
 	Streams(ctx context.Context) ([]Stream, error)
+	Manager
 }
 
 const (
-	maxRequest = 64 << 10
+	maxRequest = 256 << 10
 	maxBusy    = 64               // requests at once; more wait
 	watchTime  = 20 * time.Second // longest wait of job.show
 	workTime   = 2 * time.Minute  // longest any other request may take
@@ -117,7 +118,7 @@ func (s *Server) handler(e endpoint) func(micro.Request) {
 }
 
 func (s *Server) answer(e endpoint, r micro.Request) {
-	ctx, cancel := context.WithTimeout(s.base, workTime)
+	ctx, cancel := context.WithTimeout(WithActor(s.base, actor(r)), workTime)
 	defer cancel()
 	var v any
 	var err error
@@ -129,6 +130,7 @@ func (s *Server) answer(e endpoint, r micro.Request) {
 		err = Errorf(CodeUsage, "", "the request has %d bytes, at most %d", n, maxRequest)
 	} else {
 		v, err = e.serve(ctx, r.Data())
+		s.audit(ctx, e, r, err)
 	}
 	if err == nil {
 		var b []byte

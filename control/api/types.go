@@ -91,6 +91,8 @@ type Point struct {
 	FrozenSeconds float64        `json:"frozen_seconds"`
 	SkewSeconds   float64        `json:"skew_seconds,omitempty"` // of a group: from the first machine that stood still to the last
 	Listed        time.Time      `json:"listed"`
+	Pinned        bool           `json:"pinned,omitempty"` // kept whatever the retention says; not given in lists from a vault
+	Name          string         `json:"name,omitempty"`   // that somebody gave it
 	Machines      []PointMachine `json:"machines"`
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/user"
 	"path/filepath"
 	"time"
 
@@ -46,7 +47,24 @@ func (a *app) connect(ctx context.Context) (*api.Client, func(), error) {
 		}
 		return nil, nil, api.Errorf(code, "", "%w", err)
 	}
-	return api.NewClient(b.Conn), b.Close, nil
+	c := api.NewClient(b.Conn)
+	c.Actor = whoAmI()
+	return c, b.Close, nil
+}
+
+// whoAmI is the name for the audit trail: the user, and the one behind sudo.
+func whoAmI() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if s := os.Getenv("SUDO_USER"); s != "" && s != name {
+		name = s + " as " + name
+	}
+	if h, err := os.Hostname(); err == nil {
+		name += "@" + h
+	}
+	return name
 }
 
 // with runs fn with a client.

@@ -61,7 +61,7 @@ func (a *app) testCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.test(cmd.Context(), &f, args[0]) },
 	}
 	r, fl := &f.request, c.Flags()
-	fl.StringVar(&r.Point, "point", failover.Latest, "latest, latest-processed, latest-app, an RFC 3339 time, or a point's id")
+	fl.StringVar(&r.Point, "point", failover.Latest, "latest, latest-processed, latest-app, latest-multi, latest-multi-app, an RFC 3339 time, a point's id or name")
 	fl.StringVar(&r.Target, "target", "qemu", "qemu or disk")
 	fl.StringVar(&r.Options.Out, "out", "", "disk: file to write (on the machine that does the work)")
 	fl.StringVar(&r.Options.Format, "format", "", "disk: raw, vhd, qcow2 or vmdk (default: raw)")

@@ -41,7 +41,7 @@ func (a *app) pointCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.pointShow(cmd.Context(), &v, args[0]) },
 	}
 	v.add(show)
-	return noun("point", "Recovery points", ls, show)
+	return noun("point", "Recovery points", append([]*cobra.Command{ls, show}, a.pinCommands()...)...)
 }
 
 func (f *pointFlags) query(args []string) (api.Query, error) {
@@ -207,6 +207,9 @@ func (a *app) pointShow(ctx context.Context, f *vaultFlags, id string) error {
 			}
 		}
 		row(w, "listed", stamp(p.Listed))
+		if p.Pinned {
+			row(w, "pinned", firstOf(p.Name, "yes"))
+		}
 		flush(w)
 		fmt.Fprintln(w)
 		row(w, "MACHINE", "DISK", "SIZE", "EPOCH", "NUMBER", "FROZEN", "DIGEST", "NOTE")

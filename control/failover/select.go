@@ -16,6 +16,8 @@ const (
 	Latest          = "latest"           // after everything that has arrived is processed
 	LatestProcessed = "latest-processed" // the newest that is listed now
 	LatestApp       = "latest-app"       // the newest application-consistent one
+	LatestMulti     = "latest-multi"     // the newest that the machine has in common with others of its group
+	LatestMultiApp  = "latest-multi-app" // the newest of those that is application-consistent
 )
 
 // ErrNoPoint means that no recovery point is what was asked for.
@@ -32,13 +34,16 @@ func Select(all []*vault.Point, machine, word string) (*vault.Point, error) {
 	switch word {
 	case "", Latest, LatestProcessed:
 		return newest, nil
-	case LatestApp:
+	case LatestApp, LatestMulti, LatestMultiApp:
+		what := map[string]string{
+			LatestApp: "application-consistent", LatestMulti: "common to several machines", LatestMultiApp: "application-consistent and common to several machines",
+		}[word]
 		for _, p := range slices.Backward(mine) {
-			if p.Consistency == "app" {
+			if (word == LatestMulti || p.Consistency == "app") && (word == LatestApp || len(p.Machines) > 1) {
 				return p, nil
 			}
 		}
-		return nil, fmt.Errorf("%w: none of the %d points of machine %s is application-consistent", ErrNoPoint, len(mine), machine)
+		return nil, fmt.Errorf("%w: none of the %d points of machine %s is %s", ErrNoPoint, len(mine), machine, what)
 	}
 	if at, err := time.Parse(time.RFC3339, word); err == nil {
 		for _, p := range slices.Backward(mine) {
@@ -50,8 +55,8 @@ func Select(all []*vault.Point, machine, word string) (*vault.Point, error) {
 	}
 	p, err := ByID(mine, word)
 	if err != nil && !errors.Is(err, errAmbiguous) {
-		return nil, fmt.Errorf("%w: %q is no id of a point of machine %s, no RFC 3339 time, and none of the words %s, %s, %s",
-			ErrNoPoint, word, machine, Latest, LatestProcessed, LatestApp)
+		return nil, fmt.Errorf("%w: %q is no id of a point of machine %s, no RFC 3339 time, and none of the words %s, %s, %s, %s, %s",
+			ErrNoPoint, word, machine, Latest, LatestProcessed, LatestApp, LatestMulti, LatestMultiApp)
 	}
 	return p, err
 }
