@@ -2,6 +2,7 @@
 // do at best, and proves what it promises.
 //
 //	go run ./bench [flags]         initial replication, delta, restore, first read, beside restic, borg, qemu-img
+//	go run ./bench groups [flags]  two databases: no point of a group lacks a cause, points cut alone do
 //	go run ./bench proof [flags]   points under load, each compared with the frozen disk
 //	go run ./bench overhead [flags] what tracking and freezing cost the protected machine
 //	go run ./bench chaos [flags]   kill -9 at random moments, nothing lost
@@ -71,6 +72,8 @@ func run(ctx context.Context, args []string) error {
 		switch args[0] {
 		case "proof":
 			return runProof(ctx, args[1:])
+		case "groups":
+			return runGroups(ctx, args[1:])
 		case "chaos":
 			return runChaos(ctx, args[1:])
 		case "fleet":
@@ -82,7 +85,7 @@ func run(ctx context.Context, args []string) error {
 		case "overhead":
 			return runOverhead(ctx, args[1:])
 		default:
-			return usage{fmt.Errorf("no scenario %q: use proof, chaos, or flags only", args[0])}
+			return usage{fmt.Errorf("no scenario %q: use proof, groups, chaos, or flags only", args[0])}
 		}
 	}
 	return runPeers(ctx, args)
