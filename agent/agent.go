@@ -41,7 +41,7 @@ type Agent struct {
 	lost     chan *bus.Lease // a lease that somebody else took
 	told     map[string]bool // what the operator was told once
 	group    group
-	occupied atomic.Pointer[string]           // why no call to a barrier can be followed
+	occupied atomic.Pointer[string] // why no call to a barrier can be followed
 }
 
 // New opens the disks, takes their leases and begins to follow them. Close gives
