@@ -78,32 +78,6 @@ func (s *Service) TestNotifications(ctx context.Context) (*notify.Report, error)
 	}), nil
 }
 
-// tidy removes points that no policy keeps, and what only they needed, again and
-// again until control stops.
-func (s *Service) tidy() {
-	if s.cfg.TidyEvery <= 0 {
-		return
-	}
-	for s.sleep(s.cfg.TidyEvery) {
-		if err := s.tidyOnce(s.base); err != nil && s.base.Err() == nil {
-			s.log.Error("the vault was not wholly tidied; trying again later", "err", err)
-		}
-	}
-}
-
-func (s *Service) tidyOnce(ctx context.Context) error {
-	m, err := s.vault.Maintain(ctx, vault.MaintainOptions{KeepOf: s.retention, InUse: s.pointsInUse})
-	if m != nil && (len(m.Removed) > 0 || m.Deleted > 0) {
-		s.log.Info("the vault was tidied", "points_removed", len(m.Removed), "points_kept", len(m.Kept), "freed_bytes", m.Freed, "took", m.Took.Round(time.Millisecond))
-		ids := map[string]bool{}
-		for _, p := range m.Removed {
-			ids[p.ID] = true
-		}
-		s.state.forget(ids)
-	}
-	return err
-}
-
 // retention is what to keep of a group's points; a machine alone is a group of its
 // name.
 func (s *Service) retention(group string) vault.Retention {

@@ -16,11 +16,12 @@ type Config struct {
 
 	NotifyEvery time.Duration // how often health is looked at for notifications
 	TidyEvery   time.Duration // how often points are removed that no policy keeps; 0: never
+	TidyRate    int64         // bytes a second that this may read and write; 0: no bound
 }
 
 // Default is what the appliance uses; Dir has no default.
 func Default() Config {
-	return Config{Version: "0.0.0", Health: health.Default(), Lookups: 4, NotifyEvery: 10 * time.Second, TidyEvery: time.Hour}
+	return Config{Version: "0.0.0", Health: health.Default(), Lookups: 4, NotifyEvery: 10 * time.Second, TidyEvery: 10 * time.Minute, TidyRate: 64 << 20}
 }
 
 // Validate names the field that cannot work.
@@ -31,8 +32,8 @@ func (c Config) Validate() error {
 	if c.Lookups < 1 || c.Lookups > 64 {
 		return fmt.Errorf("control.lookups is %d: use 1 to 64", c.Lookups)
 	}
-	if c.NotifyEvery <= 0 || c.TidyEvery < 0 {
-		return fmt.Errorf("control.notify_every is %v and control.tidy_every %v: use positive durations, for tidy_every also 0", c.NotifyEvery, c.TidyEvery)
+	if c.NotifyEvery <= 0 || c.TidyEvery < 0 || c.TidyRate < 0 {
+		return fmt.Errorf("control.notify_every is %v and control.tidy_every %v, control.tidy_rate is %d: use positive values, for the last two also 0", c.NotifyEvery, c.TidyEvery, c.TidyRate)
 	}
 	return c.Health.Validate()
 }

@@ -297,7 +297,7 @@ func TestPinsNamesAndTidying(t *testing.T) {
 	}
 	l.policy(s, func(p *policy.Policy) { p.Retention = vault.Retention{All: 90 * time.Second} })
 	l.eventually("the policy is read", func() bool { return s.rules.Load().written(policy.Default) })
-	if err := s.tidyOnce(t.Context()); err != nil {
+	if _, err := s.tidyOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := ids(t, s, "web"); got != "p1 p3 p4" {
@@ -309,7 +309,7 @@ func TestPinsNamesAndTidying(t *testing.T) {
 	if _, err := s.Unpin(l.as("ann"), "p1"); api.AsError(err).Code != api.CodeRefused {
 		t.Errorf("unpinned twice: %v", err)
 	}
-	if err := s.tidyOnce(t.Context()); err != nil {
+	if _, err := s.tidyOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := ids(t, s, "web"); got != "p3 p4" {

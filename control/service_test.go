@@ -29,6 +29,7 @@ type lab struct {
 	dir   string
 
 	notifyEvery time.Duration // if set
+	tidyEvery   time.Duration // if set
 }
 
 var web = vault.DiskID{Machine: "web", Disk: "sda"}
@@ -42,6 +43,9 @@ func (l *lab) start() (s *Service, stop func()) {
 	l.Helper()
 	cfg := Default()
 	cfg.Dir = l.dir
+	if l.tidyEvery > 0 {
+		cfg.TidyEvery = l.tidyEvery
+	}
 	if l.notifyEvery > 0 {
 		cfg.NotifyEvery = l.notifyEvery
 	}

@@ -52,6 +52,8 @@ type Maintained struct {
 	Deleted int           `json:"deleted"` // segments and maps deleted
 	Freed   int64         `json:"freed"`   // bytes
 	Took    time.Duration `json:"took"`
+	// Trouble lists the disks that could not be tidied, which are in the error too.
+	Trouble []DiskID `json:"trouble,omitempty"`
 }
 
 // KeptPoint is a point with the reasons for keeping it: "newest", "pinned", "in use",
@@ -118,6 +120,7 @@ func (m *maintainer) run(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return err
 			}
+			m.report.Trouble = append(m.report.Trouble, id)
 			trouble = errors.Join(trouble, fmt.Errorf("disk %s: %w", id, err))
 		}
 	}
