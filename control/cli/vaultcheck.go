@@ -124,9 +124,21 @@ func (f *checkFlags) look(ctx context.Context, v *vault.Vault) (*vault.Report, *
 	return done.Left, done, err
 }
 
+// shownRepairs is how many repairs a table lists: a new disk of a set has one for each
+// object of the vault.
+const shownRepairs = 20
+
 func checkTable(w io.Writer, d checkDocument) {
-	for _, p := range d.Repaired {
-		fmt.Fprintf(w, "%s: %s\n  done: %s\n", p.Key, p.What, p.Try)
+	for i, p := range d.Repaired {
+		if i == shownRepairs {
+			fmt.Fprintf(w, "… and %d more repairs; -o json lists them all\n", len(d.Repaired)-i)
+			break
+		}
+		what := p.What
+		if p.Key != "" { // else it is of a whole store
+			what = p.Key + ": " + what
+		}
+		fmt.Fprintf(w, "%s; done: %s\n", what, p.Try)
 	}
 	for _, p := range d.Problems {
 		fmt.Fprintf(w, "%s: %s\n  try: %s\n", p.Key, p.What, p.Try)
