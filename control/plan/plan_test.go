@@ -374,3 +374,16 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// The example that operators copy is a plan.
+func TestDocumentedPlan(t *testing.T) {
+	b, err := os.ReadFile("../../docs/ops/plans.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(b), "```yaml\n")
+	example, _, found := strings.Cut(example, "```")
+	if p, err := Parse([]byte(example)); err != nil || !found || len(p.Stages) != 2 {
+		t.Errorf("docs/ops/plans.md: %v\n%s", err, example)
+	}
+}
