@@ -83,7 +83,7 @@ func (a *Agent) onClose(f func()) { a.closers = append(a.closers, f) }
 
 // protect opens one disk, locks it, leases it and begins to follow it.
 func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
-	r := &replica{cfg: a.cfg, disk: d, name: d.Name, bus: a.bus, log: a.log, instance: a.instance, host: a.host, events: a.event, why: "start", fresh: true, news: make(chan struct{}), limit: &a.limit}
+	r := &replica{cfg: a.cfg, disk: d, name: d.Name, bus: a.bus, log: a.log, instance: a.instance, host: a.host, events: a.event, why: "start", fresh: true, news: make(chan struct{}), limit: &a.limit, raw: a.raw}
 	defer func() {
 		if err != nil {
 			r.close()

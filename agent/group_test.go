@@ -136,7 +136,11 @@ func TestAgentFollowsThePolicy(t *testing.T) {
 		t.Fatalf("the agent does not ask for its policy: %v", err)
 	}
 	change(t, path, 150, "in an hour, or now")
-	set := markers.Settings{Machine: "m1", Policy: "gold", PointInterval: 200 * time.Millisecond}
+	changes, err := b.Conn.SubscribeSync(streams.ChangesSubject("m1", "d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := markers.Settings{Machine: "m1", Policy: "gold", PointInterval: 200 * time.Millisecond, CompressAt: "process-server"}
 	text, err := set.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -145,4 +149,17 @@ func TestAgentFollowsThePolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "a cut long before the hour", func() bool { return r.hasCut(sumOf(t, path)) })
+	for {
+		m, err := changes.NextMsg(20 * time.Second)
+		if err != nil {
+			t.Fatalf("no block came: %v", err)
+		}
+		if m.Header.Get("Leeward-Kind") != "block" {
+			continue
+		}
+		if got := m.Header.Get("Leeward-Codec"); got != "raw" {
+			t.Errorf("the block is compressed with %s, which is left to the process server", got)
+		}
+		return
+	}
 }

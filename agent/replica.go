@@ -42,6 +42,7 @@ type replica struct {
 	reader   *disk.Reader // made before any freeze, so that reading allocates nothing
 	src      capture.Source
 	limit    *blocks.Limiter // of the whole machine
+	raw      func() bool     // compression is the process server's
 	keeper   capture.Keeper  // src, if it goes on while no agent runs
 	bus      *bus.Bus
 	log      *slog.Logger
@@ -203,7 +204,7 @@ func (r *replica) open(ctx context.Context) error {
 		Reason: r.why, MinEpoch: r.known.Epoch, MinNumber: r.known.Number,
 	}
 	pub, err := blocks.Open(ctx, r.bus.JS, r.cfg.Machine, r.name, next, o, blocks.Options{
-		WindowBytes: r.cfg.WindowBytes, Raw: r.cfg.CompressAt == "process-server",
+		WindowBytes: r.cfg.WindowBytes, Raw: r.raw,
 		OnLink: r.journal.add, Log: r.log, Limit: r.limit,
 	})
 	if err != nil {

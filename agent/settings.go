@@ -61,6 +61,16 @@ func (a *Agent) freezeLimit() time.Duration {
 	return a.cfg.FreezeLimit
 }
 
+// raw reports whether compression is left to the process server: as the policy says, if
+// control has said one.
+func (a *Agent) raw() bool {
+	at := a.cfg.CompressAt
+	if s := a.group.policy.Load(); s != nil && s.CompressAt != "" {
+		at = s.CompressAt
+	}
+	return at == "process-server"
+}
+
 // appInterval is the time between application-consistent points: the policy's, if
 // control has said one, below 0 for none.
 func (a *Agent) appInterval() time.Duration {

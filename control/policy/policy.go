@@ -52,7 +52,6 @@ type Policy struct {
 	AppInterval   Duration        `json:"app_interval" yaml:"app_interval"`     // between application-consistent ones; 0: none
 	FreezeLimit   Duration        `json:"freeze_limit" yaml:"freeze_limit"`     // longest freeze; an agent's own limit may be shorter
 	Retention     vault.Retention `json:"retention" yaml:"retention"`
-	Capture       string          `json:"capture" yaml:"capture"`         // auto, trace or scan; an agent follows it when it starts
 	CompressAt    string          `json:"compress_at" yaml:"compress_at"` // agent or process-server
 	Throttle      []Window        `json:"throttle,omitempty" yaml:"throttle,omitempty"`
 }
@@ -70,7 +69,7 @@ type Window struct {
 func New(name string) Policy {
 	return Policy{
 		Name: name, RPO: Duration(5 * time.Minute), PointInterval: Duration(5 * time.Second), AppInterval: Duration(time.Hour),
-		FreezeLimit: Duration(200 * time.Millisecond), Retention: vault.DefaultRetention, Capture: "auto", CompressAt: "agent",
+		FreezeLimit: Duration(200 * time.Millisecond), Retention: vault.DefaultRetention, CompressAt: "agent",
 	}
 }
 
@@ -104,8 +103,6 @@ func (p *Policy) Validate() error {
 		return fail("rpo_threshold", "is %v, below point_interval %v: it would always be exceeded", p.RPO, p.PointInterval)
 	case p.FreezeLimit < Duration(10*time.Millisecond) || p.FreezeLimit > Duration(10*time.Second):
 		return fail("freeze_limit", "is %v: use 10ms to 10s", p.FreezeLimit)
-	case !slices.Contains([]string{"auto", "trace", "scan"}, p.Capture):
-		return fail("capture", "is %q: use auto, trace or scan", p.Capture)
 	case !slices.Contains([]string{"agent", "process-server"}, p.CompressAt):
 		return fail("compress_at", "is %q: use agent or process-server", p.CompressAt)
 	case len(p.Throttle) > maxWindows:

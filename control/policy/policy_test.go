@@ -30,7 +30,7 @@ func TestExampleIsReadAndWrittenAgain(t *testing.T) {
 	}
 	gold := d.Policies[1]
 	if gold.Name != "gold" || gold.PointInterval != Duration(time.Second) || gold.AppInterval != 0 || gold.Retention.Hourly != 24 ||
-		gold.Capture != "auto" || len(gold.Throttle) != 2 || d.Groups[0].Members[1] != "web" {
+		len(gold.Throttle) != 2 || d.Groups[0].Members[1] != "web" {
 		t.Errorf("read %+v", d)
 	}
 	again, err := Export(d)
@@ -56,7 +56,7 @@ func TestRefusals(t *testing.T) {
 		head + "policies: [{name: a, point_interval: 10m}]":                                                              "rpo_threshold is 5m",
 		head + "policies: [{name: a, app_interval: 5s}]":                                                                 "app_interval",
 		head + "policies: [{name: a, freeze_limit: 1m}]":                                                                 "freeze_limit",
-		head + "policies: [{name: a, capture: magic}]":                                                                   "capture",
+		head + "policies: [{name: a, compress_at: sea}]":                                                                 "compress_at",
 		head + "policies: [{name: a, compress_at: home}]":                                                                "compress_at",
 		head + "policies: [{name: a, retention: never}]":                                                                 "retention",
 		head + "policies: [{name: a.b}]":                                                                                 "policy name",
@@ -80,7 +80,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestWhoseHolds(t *testing.T) {
-	all := []Policy{{Name: "m", Machines: []string{"db"}}, {Name: "g", Groups: []string{"shop"}}, {Name: Default, Capture: "scan"}}
+	all := []Policy{{Name: "m", Machines: []string{"db"}}, {Name: "g", Groups: []string{"shop"}}, {Name: Default}}
 	for _, c := range [][3]string{{"db", "shop", "m"}, {"db", "", "m"}, {"web", "shop", "g"}, {"", "shop", "g"}, {"web", "other", Default}, {"web", "", Default}} {
 		if got := For(all, c[0], c[1]).Name; got != c[2] {
 			t.Errorf("%s in %s follows %s, want %s", c[0], c[1], got, c[2])

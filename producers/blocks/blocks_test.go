@@ -136,7 +136,7 @@ func TestChainCarriesTheDisk(t *testing.T) {
 		const total = 2000
 		img := make([]byte, total*wire.BlockSize)
 		journal := map[uint64][]wire.Extent{}
-		p, err := blocks.Open(ctx, b.JS, "m", "d", 3, open(), blocks.Options{Raw: raw, OnLink: func(n uint64, e []wire.Extent) { journal[n] = slices.Clone(e) }})
+		p, err := blocks.Open(ctx, b.JS, "m", "d", 3, open(), blocks.Options{Raw: func() bool { return raw }, OnLink: func(n uint64, e []wire.Extent) { journal[n] = slices.Clone(e) }})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,8 +24,9 @@ type Options struct {
 	WindowBytes int
 	// Limit bounds the bytes a second, together with all who share it. Nil: no bound.
 	Limit *Limiter
-	// Raw leaves compression to the process server.
-	Raw bool
+	// Raw, if it is given, is asked for each message whether compression is left to
+	// the process server.
+	Raw func() bool
 	// Workers compress at the same time. Default: one for each CPU.
 	Workers int
 	// OnLink is told every link before it is published, in order, with the extents
@@ -270,7 +271,7 @@ func (p *Publisher) pack(enc *zstd.Encoder, f *frame) *wire.Block {
 		s := wire.SumOf(f.data[i*wire.BlockSize : (i+1)*wire.BlockSize])
 		b.Sums = append(b.Sums, s[:]...)
 	}
-	if p.o.Raw || len(f.data) == 0 {
+	if len(f.data) == 0 || p.o.Raw != nil && p.o.Raw() {
 		return b
 	}
 	packed := enc.EncodeAll(f.data, p.buffer())

@@ -17,7 +17,7 @@ type Settings struct {
 	AppInterval   time.Duration `json:"app_interval_ns,omitempty"` // below 0: no application-consistent points
 	FreezeLimit   time.Duration `json:"freeze_limit_ns,omitempty"` // an agent's own limit may be shorter
 	Rate          int64         `json:"rate,omitempty"`            // bytes a second that it may send now; else its own bound holds
-	CompressAt    string        `json:"compress_at,omitempty"`     // from the next epoch on
+	CompressAt    string        `json:"compress_at,omitempty"`     // agent or process-server
 }
 
 // Encode returns the bytes of s.
