@@ -34,7 +34,9 @@ bench: build ## ratios against restic on the same image (ARGS=...)
 	$(GO) run ./bench $(ARGS)
 lint: ## gofmt, vet, staticcheck; shellcheck and systemd-analyze if installed
 	deploy/ci/lint.sh
-package: ## static stripped binaries for amd64 and arm64 in dist/, with checksums (deb and rpm: not yet)
+package: ## tarballs, deb and rpm for amd64 and arm64 in dist/, with checksums; as root they are tried (ARCHES=amd64: only that)
+	deploy/ci/need.sh package
 	deploy/ci/package.sh
+	deploy/ci/try-packages.sh
 clean: ## remove what was built
 	rm -rf bin dist

@@ -2,12 +2,12 @@
 # Installs the Debian packages that a group of targets needs and that are missing, and
 # for the tests Azurite from npm.
 #
-#	need.sh GROUP...     GROUP: test, race, demo, bench
+#	need.sh GROUP...     GROUP: test, race, demo, bench, package
 #
 # It looks for commands and files, not at dpkg, so that it is done in milliseconds
 # when everything is there, whoever put it there. Not being root, or without
 # apt-get, it says what to install and what will not work; it fails only where
-# nothing works without (demo, bench, race).
+# nothing works without (demo, bench, race, package).
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
@@ -32,7 +32,10 @@ test,demo       ; qemu-system-x86      ; qemu-system-x86_64                     
 test,demo,bench ; qemu-utils           ; qemu-img                               ; comparing disk images
 test,demo       ; ovmf                 ; /usr/share/OVMF/OVMF_CODE_4M.fd        ; booting with UEFI
 test,demo       ; libnbd-bin           ; nbdinfo                                ; checking the NBD server with another client
-test            ; systemd              ; systemd-analyze                        ; checking the systemd units
+test,package    ; systemd              ; systemd-analyze                        ; checking the systemd units
+package         ; rpm                  ; rpm                                    ; installing the rpm packages
+package         ; iproute2             ; ip                                     ; a root to install packages into
+package         ; procps               ; pgrep                                  ; seeing that an install starts nothing
 race            ; gcc                  ; cc                                     ; the race detector
 race            ; libc6-dev            ; /usr/include/stdlib.h                  ; the race detector
 test,demo,bench ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
@@ -98,8 +101,8 @@ needed=0
 for group in "$@"; do
 	case $group in
 	test) ;;
-	race | demo | bench) needed=1 ;;
-	*) echo "need.sh: no group \"$group\": use test, race, demo or bench" >&2; exit 2 ;;
+	race | demo | bench | package) needed=1 ;;
+	*) echo "need.sh: no group \"$group\": use test, race, demo, bench or package" >&2; exit 2 ;;
 	esac
 	look "$group"
 done
