@@ -150,7 +150,7 @@ func tap() Rights {
 		}},
 		// No queue groups: a tap must not stand in line with those who do the work. No
 		// requests and answers of the API: they are not for listeners.
-		Subscribe: Subjects{Allow: []string{inbox, "leeward.>"}, Deny: []string{"leeward.changes.>", "leeward.sums.>", "leeward.api.>", "leeward.commands.>", "leeward.barrier.>", "leeward.policy.>", "> >"}},
+		Subscribe: Subjects{Allow: []string{inbox, "leeward.>"}, Deny: []string{"leeward.changes.>", "leeward.sums.>", "leeward.api.>", "leeward.commands.>", "leeward.barrier.>", "leeward.policy.>", "leeward.audit.>", "> >"}},
 	}
 	for _, s := range tapped {
 		p.Publish.Allow = append(p.Publish.Allow, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
