@@ -173,8 +173,14 @@ func FromEnv(flags *pflag.FlagSet, getenv func(string) string) error {
 		if v == "" {
 			return
 		}
-		if err := flags.Set(f.Name, v); err != nil && first == nil {
-			first = Usage("", "%s: %v", name, err)
+		err := flags.Set(f.Name, v)
+		if err != nil {
+			err = Usage("", "%s: %v", name, err)
+		} else {
+			err = SetOrigin(flags, f.Name, name)
+		}
+		if first == nil {
+			first = err
 		}
 	})
 	return first

@@ -105,6 +105,9 @@ func readFile(dir string, f *pflag.FlagSet, known map[string]bool) error {
 		if err := f.Set(flag, v.Value); err != nil {
 			return cli.Usage("", "%s line %d: %s: %v", name, v.Line, k.Value, err)
 		}
+		if err := cli.SetOrigin(f, flag, fmt.Sprintf("%s line %d", name, k.Line)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

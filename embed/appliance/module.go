@@ -73,10 +73,8 @@ func (o *opened) undo() error {
 func newServer(lc fx.Lifecycle, c Config, a *auditor, log *slog.Logger, o *opened) (*embed.Server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
-	e := embed.Default()
-	e.Dir, e.Listen, e.Advertise, e.Log = c.Dir, c.Listen, c.Advertise, log
-	e.Cert, e.Key, e.CA = c.TLSCert, c.TLSKey, c.TLSCA
-	e.Refused = a.tell
+	e := c.server()
+	e.Log, e.Refused = log, a.tell
 	s, err := embed.Start(ctx, e)
 	if err != nil {
 		return nil, err

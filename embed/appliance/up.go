@@ -9,7 +9,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"go.uber.org/dig"
 	"go.uber.org/fx"
 
@@ -34,18 +33,9 @@ func Command(version string) *cobra.Command {
 			return nil
 		},
 	}
-	own := pflag.NewFlagSet("up", pflag.ContinueOnError)
-	c.flags(own)
-	known := map[string]bool{}
-	own.VisitAll(func(f *pflag.Flag) { known[f.Name] = true })
-	cmd.Flags().AddFlagSet(own)
+	take := c.take(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		dir, err := cmd.Flags().GetString("dir") // shared by all commands
-		if err != nil {
-			return err
-		}
-		c.Dir = dir
-		if err := readFile(c.Dir, cmd.Flags(), known); err != nil {
+		if err := take(); err != nil {
 			return err
 		}
 		return Run(cmd.Context(), c, version, cmd.OutOrStdout(), cmd.ErrOrStderr())
