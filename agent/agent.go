@@ -243,18 +243,6 @@ func remedy(err error) string {
 	return ""
 }
 
-// wait sleeps for d and reports whether ctx is still alive.
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(max(d, 0))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // event publishes an event; it is best effort, the log has it too.
 func (a *Agent) event(kind string, s wire.Severity, disk, what, try string) {
 	b, err := wire.Encode(&wire.Event{Time: time.Now().UnixNano(), Machine: a.cfg.Machine, Disk: disk, Kind: kind, Severity: s, What: clip(what), Try: clip(try)})

@@ -101,8 +101,7 @@ func (c *checker) replaced(ctx context.Context, d *disk, r segmentRef) bool {
 type lineCheck struct {
 	base Position
 	end  Position // of the newest position that can be had
-	refs []segmentRef
-	bad  string // why the epoch has no beginning
+	bad  string   // why the epoch has no beginning
 }
 
 // line checks how the segments of an epoch hang together.

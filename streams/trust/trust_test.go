@@ -38,7 +38,6 @@ func TestOpenTwice(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	a := open(t, dir)
-	before := map[string]string{}
 	read := func() map[string]string {
 		out := map[string]string{}
 		err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
@@ -61,7 +60,7 @@ func TestOpenTwice(t *testing.T) {
 		}
 		return out
 	}
-	before = read()
+	before := read()
 	b := open(t, dir)
 	if len(before) < 20 || a.Core() != b.Core() || a.System() != b.System() {
 		t.Fatalf("%d files", len(before))

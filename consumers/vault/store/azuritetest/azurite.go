@@ -104,12 +104,12 @@ func start(t testing.TB, bin string) (*Server, error) {
 		select {
 		case <-gone:
 			said, _ := os.ReadFile(log.Name())
-			return nil, fmt.Errorf("Azurite ended: %.500s", said) //nolint:staticcheck // a name
+			return nil, fmt.Errorf("start Azurite: it ended: %.500s", said)
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			stop()
-			return nil, fmt.Errorf("Azurite does not answer after %v", startTime) //nolint:staticcheck // a name
+			return nil, fmt.Errorf("start Azurite: no answer after %v", startTime)
 		}
 	}
 	t.Cleanup(stop)
