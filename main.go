@@ -28,6 +28,8 @@ func run() int {
 	v := cli.ThisVersion(Version)
 	return cli.Main(ctx, cli.Options{
 		Args: os.Args[1:], In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv,
-		Version: v, Roles: []*cobra.Command{appliance.Command(v.Version), appliance.ConfigCommand(), processCommand(), controlCommand(v.Version), natsCommand()},
+		Version: v, Roles: []*cobra.Command{
+			appliance.Command(v.Version, keeper()...), appliance.ConfigCommand(), processCommand(), controlCommand(v.Version), natsCommand(), keepCommand(),
+		},
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control"
 	"github.com/leeward-dr/leeward/control/cli"
+	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/embed"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
@@ -193,6 +194,7 @@ func controlCommand(version string) *cobra.Command {
 		defer b.Close()
 		cfg := control.Default()
 		cfg.Dir, cfg.Version, cfg.Health.RPO = f.dir, version, f.rpo
+		cfg.Keeper = failover.Keeper{Command: keeper(), Vault: f.vault, KeyFile: f.key}
 		fmt.Fprintf(cmd.OutOrStdout(), "control is up, waiting for its turn\n  bus       %s\n  vault     %s (%s)\n", b.Conn.ConnectedUrlRedacted(), v.Store().URL(), v.ID())
 		return turns(cmd.Context(), b, log, func() *fx.App {
 			return fx.New(fx.NopLogger, fx.StartTimeout(roleStart), fx.StopTimeout(roleStop), fx.Supply(b, v, cfg, log), control.Module)

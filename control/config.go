@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/health"
 )
 
@@ -14,9 +15,10 @@ type Config struct {
 	Health  health.Thresholds
 	Lookups int // cuts that are looked up in the vault at once
 
-	NotifyEvery time.Duration // how often health is looked at for notifications
-	TidyEvery   time.Duration // how often points are removed that no policy keeps; 0: never
-	TidyRate    int64         // bytes a second that this may read and write; 0: no bound
+	NotifyEvery time.Duration   // how often health is looked at for notifications
+	TidyEvery   time.Duration   // how often points are removed that no policy keeps; 0: never
+	Keeper      failover.Keeper // how machines outlive control; zero: they do not
+	TidyRate    int64           // bytes a second that this may read and write; 0: no bound
 }
 
 // Default is what the appliance uses; Dir has no default.

@@ -62,8 +62,8 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 	s.desk.open(s)
 	var err error
 	s.engine, err = failover.New(failover.Config{
-		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log,
-		Points: s.points, Settle: s.settle, Target: failover.Targets(log), Changed: s.jobChanged,
+		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log, Adopt: cfg.Keeper.Adopt,
+		Points: s.points, Settle: s.settle, Target: cfg.Keeper.Keep(failover.Targets(log)), Changed: s.jobChanged,
 	})
 	if err != nil {
 		s.cancel()

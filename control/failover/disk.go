@@ -14,6 +14,8 @@ type Disk struct {
 	*vault.Reader
 	name    string
 	promise vault.Digest
+	id      vault.DiskID
+	at      vault.Position
 }
 
 var _ target.Restorer = Disk{}
@@ -73,7 +75,7 @@ func OpenDisk(ctx context.Context, v *vault.Vault, id vault.DiskID, k *vault.Poi
 		r.Close() // read-only: there is nothing to lose
 		return Disk{}, err
 	}
-	return Disk{Reader: r, name: k.Disk, promise: k.Digest}, nil
+	return Disk{Reader: r, name: k.Disk, promise: k.Digest, id: id, at: k.At}, nil
 }
 
 // open opens every disk of a machine at a point.

@@ -5,9 +5,10 @@
 //
 // Every job is a directory below the engine's: job.json, replaced atomically at
 // each change, and run/ with everything the target leaves. Cleaning up removes the
-// directory and leaves one line in history.jsonl. After a crash of the process a
-// job that ran is interrupted: its machine is gone with the disks that the process
-// served, and cleaning up removes the rest.
+// directory and leaves one line in history.jsonl. A machine in QEMU is kept by a process
+// of its own (Keeper, KeepMachine), so it outlives a crash of the one that started it: the
+// next engine takes the job over and goes on with it. A job whose machine is gone is
+// interrupted, and cleaning up removes the rest. A stop in good order ends the machines.
 //
 // The engine needs a vault and a key, no bus: the same code runs inside control
 // and in a command on a laptop when the site is lost. It never writes to the vault.

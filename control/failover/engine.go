@@ -37,6 +37,10 @@ type Config struct {
 	// Target makes the target of a request. It wraps ErrTarget if it knows none of
 	// that name.
 	Target func(r Request, p target.Progress) (target.Target, error)
+	// Adopt takes over the machine whose target had dir as the run's directory, if it
+	// outlived the process that started it; it wraps keeper.ErrGone if not. nil:
+	// machines end with their process.
+	Adopt func(dir string) (target.Running, error)
 	// Changed is called after every change of a job's state; may be nil.
 	Changed func(Job)
 	Log     *slog.Logger
@@ -68,8 +72,8 @@ type live struct {
 	cleanMu sync.Mutex // one cleanup at a time
 }
 
-// New loads the jobs below cfg.Dir. Those that ran when the process before ended
-// are interrupted.
+// New loads the jobs below cfg.Dir. Those that ran when the process before ended go on
+// if their machine outlived it; the others are interrupted.
 func New(cfg Config) (*Engine, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -96,6 +100,13 @@ func New(cfg Config) (*Engine, error) {
 	for i := range jobs {
 		j := &jobs[i]
 		was := j.State
+		if _, err := Step(was, Adopt); err == nil {
+			l := &live{job: *j, done: make(chan struct{})}
+			if r := e.left(l); r != nil {
+				e.goOn(l, r)
+				continue
+			}
+		}
 		if err := j.advance(Restart, time.Now().UTC(), "the process that ran it ended"); err != nil {
 			return nil, err
 		}
@@ -110,6 +121,17 @@ func New(cfg Config) (*Engine, error) {
 		e.jobs[j.ID] = &live{job: *j, done: closed()}
 	}
 	return e, nil
+}
+
+// goOn lets an adopted job go on in the background.
+func (e *Engine) goOn(l *live, r target.Running) {
+	ctx, cancel := context.WithCancel(e.base)
+	l.cancel = cancel
+	e.jobs[l.job.ID] = l
+	e.wg.Go(func() {
+		defer close(l.done)
+		e.adopt(ctx, l, r)
+	})
 }
 
 const kind = "test-failover"

@@ -134,7 +134,7 @@ func (j *Job) advance(e Event, at time.Time, detail string) error {
 	if err != nil {
 		return fmt.Errorf("job %s: %w", j.ID, err)
 	}
-	if next != j.State || len(j.Stages) == 0 {
+	if next != j.State || e == Adopt || len(j.Stages) == 0 {
 		j.Stages = append(j.Stages, Stage{State: next, At: at, Detail: detail})
 	}
 	j.State, j.Updated, j.Progress = next, at, nil

@@ -10,15 +10,19 @@ import (
 
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/keeper"
 )
 
 // run takes a job from its request to a verdict.
 func (e *Engine) run(ctx context.Context, l *live, t target.Target) {
 	start := time.Now()
-	err := e.attempt(ctx, l, t, start)
-	if err == nil {
-		return
+	if err := e.attempt(ctx, l, t, start); err != nil {
+		e.failed(l, err)
 	}
+}
+
+// failed records why a job failed.
+func (e *Engine) failed(l *live, err error) {
 	e.update(l, func(j *Job) {
 		if aerr := j.advance(Fail, time.Now().UTC(), err.Error()); aerr != nil {
 			return // it was stopped meanwhile
@@ -81,7 +85,7 @@ func (e *Engine) prove(ctx context.Context, l *live, start time.Time) error {
 	var seen *Result
 	if res != nil {
 		seen = resultOf(res)
-		seen.VaultReadBytes, seen.RTOSeconds = l.disks.fetched(), time.Since(start).Seconds()
+		seen.VaultReadBytes, seen.RTOSeconds = l.disks.fetched()+res.Fetched, time.Since(start).Seconds()
 	}
 	switch {
 	case err != nil:
@@ -134,6 +138,9 @@ const (
 // halt ends a job's machine and closes its disks. It reports whether the job was
 // one that a stop interrupts.
 func (e *Engine) halt(ctx context.Context, l *live, grace time.Duration) bool {
+	if l.running == nil {
+		l.running = e.left(l)
+	}
 	if l.running != nil {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 		defer cancel()
@@ -147,6 +154,35 @@ func (e *Engine) halt(ctx context.Context, l *live, grace time.Duration) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return l.job.State.Running() || l.job.State == Alive
+}
+
+// left returns the machine that an earlier process left running, nil if there is none.
+func (e *Engine) left(l *live) target.Running {
+	if e.cfg.Adopt == nil {
+		return nil
+	}
+	r, err := e.cfg.Adopt(e.files.run(l.job.ID))
+	if err != nil {
+		if !errors.Is(err, keeper.ErrGone) {
+			e.cfg.Log.Warn("look for a machine that was left", "job", l.job.ID, "err", err)
+		}
+		return nil
+	}
+	return r
+}
+
+// adopt goes on with a job whose machine outlived the process that started it.
+func (e *Engine) adopt(ctx context.Context, l *live, r target.Running) {
+	l.running = r
+	was := l.job.State
+	e.update(l, func(j *Job) { e.note(j.advance(Adopt, time.Now().UTC(), "taken over by a new process")) })
+	e.cfg.Log.Info("a machine that outlived control is taken over", "job", l.job.ID, "machine", l.job.Request.Machine, "state", was)
+	if was == Alive {
+		return
+	}
+	if err := e.prove(ctx, l, l.job.Started); err != nil {
+		e.failed(l, err)
+	}
 }
 
 // Cleanup ends a job's machine, removes every trace of the run and leaves one line

@@ -25,7 +25,8 @@ type Event string
 const (
 	Done      Event = "done"    // the work of the present state succeeded
 	Fail      Event = "fail"    // it failed
-	Restart   Event = "restart" // the process was started anew
+	Restart   Event = "restart" // the process was started anew, the machine is gone
+	Adopt     Event = "adopt"   // the process was started anew, the machine is not gone
 	Cleanup   Event = "cleanup" // the operator wants it gone
 	CleanFail Event = "clean-fail"
 )
@@ -61,8 +62,15 @@ func Step(s State, e Event) (State, error) {
 	case Restart:
 		switch {
 		case s.Running() || s == Alive:
-			return Interrupted, nil // an alive machine dies with the process that serves its disks
+			return Interrupted, nil
 		case s == Failed || s == Interrupted || s == Cleaned:
+			return s, nil
+		}
+	case Adopt:
+		switch s {
+		case Booting:
+			return Probing, nil // it was started, or the probe will tell that it could not be
+		case Probing, Alive:
 			return s, nil
 		}
 	case Cleanup:

@@ -17,6 +17,7 @@ func TestStep(t *testing.T) {
 		Done:      "opening booting probing alive - - - cleaned -",
 		Fail:      "failed failed failed failed - - - - -",
 		Restart:   "interrupted interrupted interrupted interrupted interrupted failed interrupted interrupted cleaned",
+		Adopt:     "- - probing probing alive - - - -",
 		Cleanup:   "cleaning cleaning cleaning cleaning cleaning cleaning cleaning cleaning -",
 		CleanFail: "- - - - - - - failed -",
 	}

@@ -56,6 +56,7 @@ type Result struct {
 	FirstLine  time.Duration // from start to the first serial line
 	Boot       time.Duration // from start to the probe's success
 	BytesRead  int64         // that the guest read from its disks
+	Fetched    int64         // that was fetched from the vault for it, if who runs it knows
 	Screen     string        // file with a picture of the screen, "" if none
 	SerialLog  string        // file with what the machine said
 	PortOnHost int           // where Probe.Port can be reached, 0 if not

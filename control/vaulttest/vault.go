@@ -117,3 +117,43 @@ func (v *Vault) Point(t testing.TB, id, machine, consistency string, at time.Tim
 	}
 	return p
 }
+
+// Disk writes a whole disk sda of a new machine, cuts it and lists the point.
+func (v *Vault) Disk(t testing.TB, id, machine string, image []byte, at time.Time) *vault.Point {
+	t.Helper()
+	ctx := context.Background()
+	disk := vault.DiskID{Machine: machine, Disk: "sda"}
+	w, err := v.OpenDisk(ctx, disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := uint64(len(image))
+	b := &vault.Batch{Epoch: 1, First: 1, Hash: sha256.Sum256(image),
+		Open: &vault.Open{Size: size, Capture: "scan", Guarantee: "every change is found by comparing hashes", Host: machine + ".example",
+			Instance: "test", Path: "/dev/sda", Reason: "first", Time: at},
+		Cut: &vault.Cut{Point: id, Group: machine, Time: at, Consistency: "crash", Size: size}}
+	for n := 0; n < len(image); n += vault.BlockSize {
+		data := image[n:min(n+vault.BlockSize, len(image))]
+		if sum := vault.SumOf(data); sum != (vault.Sum{}) {
+			b.Frames = append(b.Frames, vault.Frame{
+				Raw: vault.BlockSize, Extents: []vault.Extent{{Start: uint64(n / vault.BlockSize), Count: 1}}, Sums: []vault.Sum{sum}, Data: bytes.Clone(data),
+			})
+		}
+	}
+	b.Last = b.First + uint64(len(b.Frames)) + 1
+	head, err := w.Commit(ctx, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &vault.Point{
+		ID: id, Group: machine, Time: at, Consistency: "crash", Listed: at,
+		Machines: []vault.PointMachine{{
+			Machine: machine, Host: machine + ".example", CPUs: 1, Memory: 128 << 20, Firmware: "bios",
+			Disks: []vault.PointDisk{{Disk: "sda", At: head.Position, Size: size, Digest: head.Digest}},
+		}},
+	}
+	if err := v.PutPoint(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}

@@ -32,6 +32,7 @@ type Config struct {
 	RPO          time.Duration // RPO beyond which health warns
 	LogLevel     string        // debug, info, warn or error
 	LogFormat    string        // text, json, or empty: text on a terminal
+	Keeper       []string      // command that keeps machines, see failover.Keeper; no flag
 }
 
 // Default is what an appliance does unless told otherwise.

@@ -15,6 +15,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control"
 	"github.com/leeward-dr/leeward/control/console"
+	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/embed"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
@@ -48,6 +49,7 @@ func options(c Config, version string, log *slog.Logger, o *opened) fx.Option {
 func controlConfig(c Config, version string) control.Config {
 	cc := control.Default()
 	cc.Dir, cc.Version, cc.Health.RPO = c.Dir, version, c.RPO
+	cc.Keeper = failover.Keeper{Command: c.Keeper, Vault: c.Vault, KeyFile: c.KeyFile}
 	return cc
 }
 

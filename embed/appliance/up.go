@@ -18,9 +18,11 @@ import (
 	"github.com/leeward-dr/leeward/embed"
 )
 
-// Command is `leeward up`.
-func Command(version string) *cobra.Command {
+// Command is `leeward up`. keeper is the command that keeps machines, see
+// failover.Keeper; without it they end with the appliance.
+func Command(version string, keeper ...string) *cobra.Command {
 	c := Default()
+	c.Keeper = keeper
 	cmd := &cobra.Command{
 		Use: "up", Short: "Run an appliance: NATS, process server and control in one process",
 		Long: "Run an appliance from one directory: NATS, process server, control, and a vault.\n\n" +

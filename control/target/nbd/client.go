@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -25,14 +24,9 @@ type Client struct {
 // Dial connects to the unix socket called name in dir and opens an export. Reads fail
 // when ctx has ended.
 func Dial(ctx context.Context, dir, name, export string) (*Client, error) {
-	path, release, err := reach(dir, name)
+	conn, err := Connect(ctx, dir, name)
 	if err != nil {
-		return nil, err
-	}
-	defer release()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("connect to nbd server at %s: %w", filepath.Join(dir, name), err)
+		return nil, fmt.Errorf("nbd server: %w", err)
 	}
 	c := &Client{conn: conn, stop: context.AfterFunc(ctx, func() { conn.Close() })}
 	conn.SetDeadline(time.Now().Add(handshakeTime))

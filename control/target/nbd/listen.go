@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -29,6 +30,20 @@ func Listen(dir, name string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", filepath.Join(dir, name), err)
 	}
 	return &listener{l, release}, nil
+}
+
+// Connect connects to a unix socket that Listen made, however long the path of dir is.
+func Connect(ctx context.Context, dir, name string) (net.Conn, error) {
+	path, release, err := reach(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, name), err)
+	}
+	return conn, nil
 }
 
 type listener struct {
