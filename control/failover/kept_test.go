@@ -110,6 +110,22 @@ func keptConfig(s standIn, v *vault.Vault, log *slog.Logger) Config {
 	return Config{Dir: s.Dir, Vault: v, Target: k.Keep(Targets(log)), Adopt: k.Adopt, Log: log}
 }
 
+// longTime is many times what anything takes here when nothing else runs.
+const longTime = 180 * time.Second
+
+// settled is await for a real machine.
+func settled(t *testing.T, e *Engine, id string) (j Job) {
+	t.Helper()
+	targettest.WaitFor(t, longTime, "job "+id+" has a verdict", func() bool {
+		var err error
+		if j, err = e.Job(id); err != nil {
+			t.Fatal(err)
+		}
+		return !j.State.Running()
+	})
+	return j
+}
+
 // killed has a control bring up a machine and kills it as soon as job.json says state.
 func killed(t *testing.T, s standIn, state State) Job {
 	t.Helper()
@@ -130,7 +146,7 @@ func killed(t *testing.T, s standIn, state State) Job {
 	}
 	t.Cleanup(kill)
 	var j Job
-	targettest.WaitFor(t, 60*time.Second, "job is "+string(state), func() bool {
+	targettest.WaitFor(t, longTime, "job is "+string(state), func() bool {
 		all, _ := filepath.Glob(filepath.Join(s.Dir, "tf-*", jobFile))
 		if len(all) == 0 {
 			return false
@@ -212,7 +228,7 @@ func goesOn(t *testing.T, run string) {
 		return b
 	}
 	saidNow, countNow := said(), count()
-	targettest.WaitFor(t, 60*time.Second, "the machine goes on", func() bool { return said() > saidNow && count() != countNow })
+	targettest.WaitFor(t, longTime, "the machine goes on", func() bool { return said() > saidNow && count() != countNow })
 }
 
 // A control is killed while its machine boots, is probed, or lives. The machine goes on,
@@ -220,8 +236,8 @@ func goesOn(t *testing.T, run string) {
 func TestMachineOutlivesControl(t *testing.T) {
 	for _, c := range []struct {
 		at     State
-		serial string // the guest says P some seconds after A
-	}{{Booting, "tick=P"}, {Probing, "tick=P"}, {Alive, "tick=B"}} {
+		serial string // the guest says J some seconds after A
+	}{{Booting, "tick=J"}, {Probing, "tick=J"}, {Alive, "tick=B"}} {
 		t.Run(string(c.at), func(t *testing.T) {
 			t.Parallel()
 			s := world(t, c.serial)
@@ -239,7 +255,7 @@ func TestMachineOutlivesControl(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer e.Stop(context.Background())
-			j := await(t, e, was.ID)
+			j := settled(t, e, was.ID)
 			if j.State != Alive || j.Result == nil || !j.Result.Alive || j.Result.VaultReadBytes == 0 {
 				said, _ := os.ReadFile(filepath.Join(run, "keeper.log"))
 				t.Fatalf("the job is %s: %s, result %+v; keeper: %s", j.State, j.Error, j.Result, said)
@@ -270,7 +286,7 @@ func TestMachineEndsWithKeeper(t *testing.T) {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
-	targettest.WaitFor(t, 60*time.Second, "QEMU ends with its keeper", func() bool { return len(workIn(s.Dir)) == 0 })
+	targettest.WaitFor(t, longTime, "QEMU ends with its keeper", func() bool { return len(workIn(s.Dir)) == 0 })
 	v, err := unlock(s.Vault, s.KeyFile)
 	if err != nil {
 		t.Fatal(err)
@@ -290,7 +306,7 @@ func TestMachineEndsWithKeeper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if j := await(t, e, next.ID); j.State != Alive {
+	if j := settled(t, e, next.ID); j.State != Alive {
 		t.Fatalf("the job is %s: %s", j.State, j.Error)
 	}
 	if err := e.Stop(t.Context()); err != nil {
