@@ -166,9 +166,12 @@ func (k *keeper) converse(ctx context.Context, c net.Conn) {
 		_, _ = io.Copy(io.Discard, c) // ends when the other end does, or when we hang up
 	}()
 	a := k.answer(ctx, &q)
-	c.SetWriteDeadline(time.Now().Add(askTime))
-	if err := json.NewEncoder(c).Encode(a); err != nil {
-		k.log.Info("an answer was not wanted any more", "ask", q.Ask, "err", err)
+	// A keeper that ends answers by ending: what was cut short is no answer.
+	if ctx.Err() == nil {
+		c.SetWriteDeadline(time.Now().Add(askTime))
+		if err := json.NewEncoder(c).Encode(a); err != nil {
+			k.log.Info("an answer was not wanted any more", "ask", q.Ask, "err", err)
+		}
 	}
 	if q.Ask == askStop {
 		k.stop.Do(func() { close(k.end) })
