@@ -96,8 +96,9 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.statusCommand(), a.checkCommand(), a.machineCommand(), a.pointCommand(), a.failoverCommand(),
 		a.jobCommand(), a.eventCommand(), a.vaultCommand(), a.streamCommand(), a.versionCommand(),
-		a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(),
+		a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(),
 	)
+	a.complete(root)
 	return root
 }
 

@@ -17,9 +17,15 @@ import (
 // lw runs the command line against the appliance in dir.
 func lw(t *testing.T, ctx context.Context, dir string, args ...string) (code int, out, errs string) {
 	t.Helper()
+	return lwRaw(t, ctx, append(args, "--dir", dir)...)
+}
+
+// lwRaw runs the command line as it is given.
+func lwRaw(t *testing.T, ctx context.Context, args ...string) (code int, out, errs string) {
+	t.Helper()
 	var o, e bytes.Buffer
 	code = cli.Main(ctx, cli.Options{
-		Args: append(args, "--dir", dir), In: strings.NewReader(""), Out: &o, Err: &e,
+		Args: args, In: strings.NewReader(""), Out: &o, Err: &e,
 		Getenv: func(string) string { return "" }, Version: cli.ThisVersion("v1.2.3"),
 	})
 	return code, o.String(), e.String()
