@@ -36,7 +36,9 @@ put() { # put MODE FILE... DIR: files into a directory of the staged tree
 }
 
 # Completions and manual pages come from the program itself, the one of this machine.
-build "$("$go" env GOHOSTARCH)" leeward . "$stage/host"
+host=$("$go" env GOHOSTARCH)
+build "$host" leeward . "$stage/host.leeward"
+build "$host" leeward-agent ./agent/leeward-agent "$stage/host.leeward-agent"
 
 tree() { # tree ARCH NAME: the files of one package below $stage/NAME
 	local root=$stage/$2
@@ -48,13 +50,18 @@ tree() { # tree ARCH NAME: the files of one package below $stage/NAME
 	leeward)
 		mkdir -p "$root/usr/lib/sysusers.d"
 		install -m 0644 deploy/package/leeward.sysusers "$root/usr/lib/sysusers.d/leeward.conf"
-		mkdir -p "$root/usr/share/"{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}
-		"$stage/host" completion bash >"$root/usr/share/bash-completion/completions/leeward"
-		"$stage/host" completion zsh >"$root/usr/share/zsh/vendor-completions/_leeward"
-		"$stage/host" completion fish >"$root/usr/share/fish/vendor_completions.d/leeward.fish"
+		"$stage/host.leeward" man "$root/usr/share/man/man1"
 		;;
-	leeward-agent) put 0644 deploy/package/agent.env.example "$root/usr/share/doc/$2" ;;
+	leeward-agent)
+		put 0644 deploy/package/agent.env.example "$root/usr/share/doc/$2"
+		put 0644 deploy/package/leeward-agent.8 "$root/usr/share/man/man8" # leeward-agent(1) is the command leeward agent
+		;;
 	esac
+	find "$root/usr/share/man" -type f -exec gzip -9n {} +
+	mkdir -p "$root/usr/share/"{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}
+	"$stage/host.$2" completion bash >"$root/usr/share/bash-completion/completions/$2"
+	"$stage/host.$2" completion zsh >"$root/usr/share/zsh/vendor-completions/_$2"
+	"$stage/host.$2" completion fish >"$root/usr/share/fish/vendor_completions.d/$2.fish"
 	chmod -R u=rwX,go=rX "$root"
 	find "$root" -exec touch -h -d "@$stamp" {} +
 }

@@ -73,10 +73,15 @@ uses() { # what is installed is what it says, and works
 		[ -z "$said" ] || fail "systemd-analyze verify: $said"
 		in_root systemd-analyze security --offline=yes --threshold=40 --no-pager "/usr/lib/systemd/system/$u.service" | tail -1
 	done
-	for what in usr/share/bash-completion/completions/leeward usr/share/zsh/vendor-completions/_leeward usr/share/fish/vendor_completions.d/leeward.fish; do
-		[ -s "$root/$what" ] || fail "$what is missing"
+	for u in leeward leeward-agent; do
+		for what in bash-completion/completions/$u zsh/vendor-completions/_$u fish/vendor_completions.d/$u.fish; do
+			[ -s "$root/usr/share/$what" ] || fail "/usr/share/$what is missing"
+		done
+		bash -n "$root/usr/share/bash-completion/completions/$u"
 	done
-	bash -n "$root/usr/share/bash-completion/completions/leeward"
+	for what in man1/leeward.1.gz man1/leeward-failover-test.1.gz man8/leeward-agent.8.gz; do
+		[ -s "$root/usr/share/man/$what" ] || fail "the manual lacks $what"
+	done
 }
 
 appliance() { # the unit's command, as its user, until control answers
