@@ -12,8 +12,8 @@ import (
 	"github.com/leeward-dr/leeward/bench/rig"
 )
 
-// sow puts a file on the filesystem that nobody writes to and returns where its
-// first block lies in the file under the loop device.
+// sow puts a file on the filesystem that nobody writes to and returns where a block
+// of it lies in the file under the loop device.
 func (t *trial) sow(ctx context.Context) (int64, error) {
 	if !t.o.Sabotage {
 		return 0, nil
@@ -26,11 +26,14 @@ func (t *trial) sow(ctx context.Context) (int64, error) {
 	if err := rig.Syncfs(t.places[0].dir); err != nil {
 		return 0, err
 	}
-	const sector = 512 // small filesystems have blocks smaller than the tracker's
+	const sector = 512
 	found := int64(-1)
 	err := rig.ReadCached(ctx, t.file, func(off int64, p []byte) error {
-		for i := 0; i+sector <= len(p) && found < 0; i += sector {
-			if bytes.Equal(p[i:i+sector], seed[:sector]) {
+		// A whole block of the tracker's must be the file's own: a neighbour's write would
+		// have the block read again, and make good what sabotage did.
+		for i := int(-off & (rig.Block - 1)); i+rig.Block <= len(p) && found < 0; i += rig.Block {
+			at := bytes.Index(seed, p[i:i+sector])
+			if at >= 0 && at+rig.Block <= len(seed) && bytes.Equal(p[i:i+rig.Block], seed[at:at+rig.Block]) {
 				found = off + int64(i)
 			}
 		}
