@@ -82,7 +82,7 @@ func (t *trial) look(ctx context.Context) error {
 // quiet ends all writing for good, takes a last point and reads the disk. Reading it
 // before and after the point shows that it really was quiet.
 func (t *trial) quiet(ctx context.Context) (want *rig.Image, point string, err error) {
-	if _, err := rig.Run(ctx, "mount", "-o", "remount,ro", t.dir); err != nil {
+	if err := rig.ReadOnly(ctx, t.dir); err != nil {
 		return nil, "", err
 	}
 	before, err := rig.DeviceImage(ctx, t.dev)

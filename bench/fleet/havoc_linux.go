@@ -211,7 +211,7 @@ func (t *trial) began() time.Time { return t.machines[0].ledger.First() }
 func (t *trial) quiet(ctx context.Context) (want map[string]*rig.Image, last map[string]string, err error) {
 	want, last = map[string]*rig.Image{}, map[string]string{}
 	for _, m := range t.machines {
-		if err := readOnly(ctx, m.dir); err != nil {
+		if err := rig.ReadOnly(ctx, m.dir); err != nil {
 			return nil, nil, err
 		}
 		if want[m.name], err = rig.DeviceImage(ctx, m.dev); err != nil {
@@ -226,19 +226,6 @@ func (t *trial) quiet(ctx context.Context) (want map[string]*rig.Image, last map
 		last[name] = p.ID
 	}
 	return want, last, t.note(ctx)
-}
-
-// readOnly ends all writing to a filesystem. While it is frozen for a point, it is
-// busy.
-func readOnly(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	var last error
-	err := rig.Poll(ctx, 100*time.Millisecond, func() (bool, error) {
-		_, last = rig.Run(ctx, "mount", "-o", "remount,ro", dir)
-		return last == nil, nil
-	})
-	return errors.Join(err, last)
 }
 
 // examine restores one point, mounts it and counts the records.

@@ -86,6 +86,19 @@ func Run(ctx context.Context, argv ...string) (string, error) {
 	return out.String(), nil
 }
 
+// ReadOnly ends all writing to a filesystem. While it is frozen for a point it is busy,
+// so that is tried again for a minute.
+func ReadOnly(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var last error
+	err := Poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		_, last = Run(ctx, "mount", "-o", "remount,ro", dir)
+		return last == nil, nil
+	})
+	return errors.Join(err, last)
+}
+
 // lastLines returns the last n lines of s, joined by " / ".
 func lastLines(s string, n int) string {
 	l := strings.Split(strings.TrimSpace(s), "\n")
