@@ -210,7 +210,11 @@ func (s *Store) list(ctx context.Context, under, prefix string, yield func(store
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(filepath.Join(s.root, filepath.FromSlash(under)))
+	wanted, ok := strings.CutPrefix(prefix, under)
+	if !ok {
+		wanted = "" // under goes beyond the prefix: all of it is wanted
+	}
+	entries, err := entries(filepath.Join(s.root, filepath.FromSlash(under)), wanted)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil // nothing was put there yet, or it was deleted meanwhile
 	}
@@ -222,9 +226,7 @@ func (s *Store) list(ctx context.Context, under, prefix string, yield func(store
 		key := under + sortName(e)
 		within := strings.HasPrefix(key, prefix)
 		switch {
-		case e.Name()[0] == '.':
-			continue
-		case e.IsDir() && (within || strings.HasPrefix(prefix, key)):
+		case e.IsDir() && within:
 			err = s.list(ctx, key, prefix, yield)
 		case !e.IsDir() && within:
 			err = s.listed(key, e, yield)
@@ -234,6 +236,31 @@ func (s *Store) list(ctx context.Context, under, prefix string, yield func(store
 		}
 	}
 	return nil
+}
+
+// entries returns what a directory holds whose names begin as wanted, in no order. A
+// history of 100 000 segments has so many names in one directory, of which an opening
+// wants a few hundred: the others are not worth sorting.
+func entries(dir, wanted string) (some []fs.DirEntry, err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for {
+		page, err := f.ReadDir(4096)
+		for _, e := range page {
+			if n := e.Name(); n[0] != '.' && strings.HasPrefix(n, wanted) {
+				some = append(some, e)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return some, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (s *Store) listed(key string, e fs.DirEntry, yield func(store.Info) error) error {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +35,7 @@ type Fault struct {
 type Mem struct {
 	mu      sync.Mutex
 	objects map[string]object // mu guards
+	sorted  []string          // mu guards; the keys, ascending; nil after one came or went
 	faults  func(Op) Fault    // mu guards
 	n       int               // mu guards
 }
@@ -75,14 +78,19 @@ func (m *Mem) Clone() *Mem {
 
 // Keys returns all keys, ascending.
 func (m *Mem) Keys() []string {
+	return slices.Clone(m.under(""))
+}
+
+// under returns the keys with a prefix, ascending. They must not be changed.
+func (m *Mem) under(prefix string) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	keys := make([]string, 0, len(m.objects))
-	for k := range m.objects {
-		keys = append(keys, k)
+	if m.sorted == nil {
+		m.sorted = slices.Sorted(maps.Keys(m.objects))
 	}
-	slices.Sort(keys)
-	return keys
+	from, _ := slices.BinarySearch(m.sorted, prefix)
+	n := sort.Search(len(m.sorted)-from, func(i int) bool { return !strings.HasPrefix(m.sorted[from+i], prefix) })
+	return m.sorted[from : from+n]
 }
 
 // Bytes returns a copy of an object, nil if there is none.
@@ -97,6 +105,7 @@ func (m *Mem) Set(key string, data []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.objects[key] = object{data: bytes.Clone(data), modified: time.Now()}
+	m.sorted = nil
 }
 
 // Remove removes an object behind the back of the contract.
@@ -104,6 +113,7 @@ func (m *Mem) Remove(key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.objects, key)
+	m.sorted = nil
 }
 
 // URL returns "mem:".
@@ -158,6 +168,7 @@ func (m *Mem) Put(ctx context.Context, key string, data []byte) error {
 		return m.failed("put", key, store.ErrExists)
 	}
 	m.objects[key] = object{data: bytes.Clone(data), modified: time.Now()}
+	m.sorted = nil
 	return m.failed("put", key, f.Err)
 }
 
@@ -217,10 +228,7 @@ func (m *Mem) List(ctx context.Context, prefix string, yield func(store.Info) er
 	if err := store.CheckPrefix(prefix); err != nil {
 		return m.failed("list", prefix, err)
 	}
-	for _, k := range m.Keys() {
-		if !strings.HasPrefix(k, prefix) {
-			continue
-		}
+	for _, k := range m.under(prefix) {
 		m.mu.Lock()
 		o, ok := m.objects[k]
 		m.mu.Unlock()
