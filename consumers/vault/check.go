@@ -72,6 +72,7 @@ type checker struct {
 	points []store.Info
 	opened []*format.Point // those that can be read
 	pins   []pinCheck
+	docs   []store.Info
 	slots  int
 	marker bool
 	whole  map[string]bool // with Subset: segments to read whole
@@ -147,7 +148,10 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.checkPoints(ctx); err != nil {
 		return err
 	}
-	return c.checkPins(ctx)
+	if err := c.checkPins(ctx); err != nil {
+		return err
+	}
+	return c.checkRecords(ctx)
 }
 
 // sort puts a listed object where it belongs.
@@ -182,6 +186,10 @@ func (c *checker) sort(i store.Info) error {
 	}
 	if point, ok := pinnedKey(i.Key); ok {
 		c.pins = append(c.pins, pinCheck{i, point})
+		return nil
+	}
+	if _, _, _, ok := parseRecordKey(i.Key); ok {
+		c.docs = append(c.docs, i)
 		return nil
 	}
 	c.done += i.Size
@@ -272,6 +280,21 @@ func (c *checker) checkPins(ctx context.Context) error {
 		}
 		if !slices.ContainsFunc(c.points, func(i store.Info) bool { return i.Key == p.point }) {
 			c.problem(p.Key, "there is no such point", tryUnpin)
+		}
+	}
+	return nil
+}
+
+// checkRecords checks that every record opens.
+func (c *checker) checkRecords(ctx context.Context) error {
+	for _, i := range c.docs {
+		_, err := c.v.openRecord(ctx, i.Key)
+		if errors.Is(err, ErrNotFound) {
+			err = nil // control replaced it meanwhile
+		}
+		c.advance(i.Size)
+		if err := c.failed(i.Key, err); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -27,7 +27,7 @@ func (d *Digest) UnmarshalText(b []byte) error {
 // is set.
 type Object struct {
 	Key     string       `json:"key"`
-	Kind    string       `json:"kind"` // "vault", "slot", "disk key", "segment", "map", "point" or "pin"
+	Kind    string       `json:"kind"` // "vault", "slot", "disk key", "segment", "map", "point", "pin" or "record"
 	Size    int64        `json:"size"` // bytes
 	ID      string       `json:"id,omitempty"`
 	Slot    *SlotInfo    `json:"slot,omitempty"`
@@ -35,6 +35,7 @@ type Object struct {
 	Point   *Point       `json:"point,omitempty"`
 	Pin     *Pin         `json:"pin,omitempty"`
 	Map     *MapInfo     `json:"map,omitempty"`
+	Record  *Record      `json:"record,omitempty"`
 }
 
 // SlotInfo describes a key slot; it tells no secrets.
@@ -130,6 +131,14 @@ func (v *Vault) inspect(ctx context.Context, o *Object) error {
 		}
 		group, _, id, _ := parsePointKey(point)
 		o.Kind, o.ID, o.Pin = "pin", id, &Pin{Point: id, Group: group, Name: p.Name, Time: fromNano(p.Time)}
+		return nil
+	}
+	if kind, name, version, ok := parseRecordKey(o.Key); ok {
+		r, err := v.openRecord(ctx, o.Key)
+		if err != nil {
+			return err
+		}
+		o.Kind, o.ID, o.Record = "record", kind+" "+name, recordOf(kind, name, version, r)
 		return nil
 	}
 	if d, ok := parseDiskKeyKey(o.Key); ok {

@@ -17,6 +17,8 @@ const (
 	keySuffix     = ".key"
 	pinPrefix     = "pins/"
 	pinSuffix     = ".pin"
+	recordPrefix  = "records/"
+	recordSuffix  = ".rec"
 	segmentSuffix = ".seg"
 	mapSuffix     = ".map"
 	pointSuffix   = ".point"
@@ -162,4 +164,19 @@ func parseDiskKeyKey(key string) (d DiskID, ok bool) {
 	}
 	d = DiskID{t[2], t[3]}
 	return d, diskKeyKey(d) == key && d.check() == nil
+}
+
+func recordKey(kind, name string, version uint64) string {
+	return fmt.Sprintf("%s%s/%s/%016x%s", recordPrefix, kind, name, version, recordSuffix)
+}
+
+// parseRecordKey is the reverse of recordKey.
+func parseRecordKey(key string) (kind, name string, version uint64, ok bool) {
+	t := strings.Split(key, "/")
+	if len(t) != 4 {
+		return "", "", 0, false
+	}
+	version, _ = parseHex(strings.TrimSuffix(t[3], recordSuffix))
+	ok = version != 0 && recordKey(t[1], t[2], version) == key && validName("kind", t[1]) == nil && validName("record", t[2]) == nil
+	return t[1], t[2], version, ok
 }

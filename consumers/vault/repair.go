@@ -72,6 +72,9 @@ func (r *repairer) run(ctx context.Context) error {
 		if err := r.pins(ctx, c); err != nil {
 			return err
 		}
+		if err := r.records(ctx, c); err != nil {
+			return err
+		}
 		if n < len(r.done.Done) {
 			c, err = r.check(ctx)
 		}
@@ -195,6 +198,21 @@ func (r *repairer) pins(ctx context.Context, c *checker) error {
 			return err
 		}
 		r.did(p.Key, "the pin cannot be read", "it was renewed; its name is lost")
+	}
+	return nil
+}
+
+// records removes versions of records that cannot be read: the version before counts
+// again, and control, which has the document, writes it anew.
+func (r *repairer) records(ctx context.Context, c *checker) error {
+	for _, i := range c.docs {
+		if _, err := r.v.openRecord(ctx, i.Key); err == nil || !errors.Is(err, ErrDamaged) {
+			continue
+		}
+		if err := r.v.st.Delete(ctx, i.Key); err != nil {
+			return err
+		}
+		r.did(i.Key, "the record cannot be read", "it was removed; control writes its documents anew when it starts")
 	}
 	return nil
 }

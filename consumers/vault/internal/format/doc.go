@@ -12,8 +12,9 @@
 //	disks/<machine>/<disk>/<epoch>/m<level>/<links>.map     where the blocks are
 //	points/<group>/<time>-<id>.point                        a recovery point
 //	pins/<group>/<time>-<id>.pin                            keeps that point
+//	records/<kind>/<name>/<version>.rec                     what control must remember
 //
-// <epoch> and <first> are 16 lower-case hex digits, so that keys sort as numbers
+// <epoch>, <first> and <version> are 16 lower-case hex digits, so that keys sort as numbers
 // do. <level> is 0 for segments as they were committed and 1 for folded ones, whose
 // file name is <first>-<last>-<until epoch>-<until number>.seg, each 16 hex digits.
 // <time> is UTC as 20060102T150405.000000000Z.
@@ -84,6 +85,10 @@
 //	                        theirs, Frozen, when all of those are 0
 //
 //	pin       "LWPIN\r\n\x00" | version u16 | salt [32] | sealed msgpack array, see Pin
+//
+//	record    "LWREC\r\n\x00" | version u16 | salt [32] | sealed msgpack array, see Record
+//
+// Of the versions of a record the highest counts; older ones may be missing.
 //
 // # Folded segments
 //

@@ -124,6 +124,10 @@ func must(t testing.TB) func([]byte, error) []byte {
 	}
 }
 
+func record() *Record {
+	return &Record{Time: 1700000000000000000, By: "ada", Value: []byte(`{"interval":"5m"}`)}
+}
+
 func TestGolden(t *testing.T) {
 	fs, ok := frames(), must(t)
 	golden(t, "header", AppendHeader(nil, pattern(1)))
@@ -134,6 +138,8 @@ func TestGolden(t *testing.T) {
 	golden(t, "point-header", AppendPointHeader(nil, pattern(1)))
 	golden(t, "point", ok(EncodePoint(point())))
 	golden(t, "point-group", ok(EncodePoint(groupPoint())))
+	golden(t, "record-header", AppendRecordHeader(nil, pattern(1)))
+	golden(t, "record", ok(EncodeRecord(record())))
 	golden(t, "slot", ok(EncodeSlot(slot())))
 	golden(t, "slot-context", slot().Context())
 	golden(t, "outer-slot", ok(EncodeOuterSlot(outerSlot())))
@@ -152,6 +158,16 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if got, err := DecodePoint(ok(EncodePoint(groupPoint()))); err != nil || !reflect.DeepEqual(got, groupPoint()) {
 		t.Errorf("point of a group: %+v, %v", got, err)
+	}
+	for _, r := range []*Record{record(), {Time: 7, Gone: true}} {
+		if got, err := DecodeRecord(ok(EncodeRecord(r))); err != nil || !reflect.DeepEqual(got, r) {
+			t.Errorf("record: %+v, %v", got, err)
+		}
+	}
+	for _, r := range []*Record{{Value: make([]byte, MaxRecord+1)}, {Gone: true, Value: []byte("x")}, {By: string(make([]byte, MaxText+1))}} {
+		if b, err := EncodeRecord(r); err == nil {
+			t.Errorf("a record was encoded to %d bytes that must not be", len(b))
+		}
 	}
 	if got, err := DecodeSlot(ok(EncodeSlot(slot()))); err != nil || !reflect.DeepEqual(got, slot()) {
 		t.Errorf("slot: %+v, %v", got, err)

@@ -220,3 +220,15 @@ func FuzzPin(f *testing.F) {
 		}
 	})
 }
+
+// FuzzRecord is for the sealed part of a record.
+func FuzzRecord(f *testing.F) {
+	f.Add(must(f)(EncodeRecord(record())))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if x, err := DecodeRecord(b); err == nil {
+			if again, err := EncodeRecord(x); err != nil || !bytes.Equal(again, b) {
+				t.Errorf("%x became %x, %v", b, again, err)
+			}
+		}
+	})
+}

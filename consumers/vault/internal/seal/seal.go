@@ -123,6 +123,8 @@ const (
 	MapPage      Kind = 7
 	MapSources   Kind = 8
 	MapDirectory Kind = 9
+
+	Record Kind = 10
 )
 
 // Box seals the parts of one object. It may be used from many goroutines.
@@ -179,6 +181,8 @@ func (k Kind) String() string {
 		return "record"
 	case Pin:
 		return "pin"
+	case Record:
+		return "document"
 	case MapPage:
 		return "page"
 	case MapSources:
