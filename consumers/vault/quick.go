@@ -3,8 +3,10 @@ package vault
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/leeward-dr/leeward/consumers/vault/store"
 )
@@ -61,19 +63,29 @@ func (d *disk) between(ctx context.Context, e *epochRefs, epoch, from, to uint64
 	if len(prefixes) > maxLists/2 {
 		return false, nil
 	}
-	h := history{epoch: e}
-	for _, level := range []uint8{levelRaw, levelFolded} {
-		for _, p := range prefixes {
-			err := d.v.st.List(ctx, fmt.Sprintf("%sl%d/%s", epochPrefix(d.id, epoch), level, p), func(i store.Info) error {
-				if _, r, ok := parseSegmentKey(i.Key); ok && r.first >= from && r.first <= to {
-					r.size, r.modified = i.Size, i.Modified
-					h.add(r)
+	// All at once: on a disk with long directories, and in a cloud, each takes a while.
+	var asked sync.WaitGroup
+	found, errs := make([][]segmentRef, 2*len(prefixes)), make([]error, 2*len(prefixes))
+	for i := range found {
+		level, p := []uint8{levelRaw, levelFolded}[i/len(prefixes)], prefixes[i%len(prefixes)]
+		asked.Go(func() {
+			errs[i] = d.v.st.List(ctx, fmt.Sprintf("%sl%d/%s", epochPrefix(d.id, epoch), level, p), func(o store.Info) error {
+				if _, r, ok := parseSegmentKey(o.Key); ok && r.first >= from && r.first <= to {
+					r.size, r.modified = o.Size, o.Modified
+					found[i] = append(found[i], r)
 				}
 				return nil
 			})
-			if err != nil {
-				return false, fmt.Errorf("list segments of %s: %w", d.id, err)
-			}
+		})
+	}
+	asked.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return false, fmt.Errorf("list segments of %s: %w", d.id, err)
+	}
+	h := history{epoch: e}
+	for _, refs := range found {
+		for _, r := range refs {
+			h.add(r)
 		}
 	}
 	return true, nil

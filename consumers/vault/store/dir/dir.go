@@ -240,19 +240,32 @@ func (s *Store) list(ctx context.Context, under, prefix string, yield func(store
 
 // entries returns what a directory holds whose names begin as wanted, in no order. A
 // history of 100 000 segments has so many names in one directory, of which an opening
-// wants a few hundred: the others are not worth sorting.
-func entries(dir, wanted string) (some []fs.DirEntry, err error) {
+// wants a few hundred: the others are not worth more than their names.
+func entries(dir, wanted string) ([]fs.DirEntry, error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if wanted == "" {
+		all, err := f.ReadDir(-1)
+		return slices.DeleteFunc(all, func(e fs.DirEntry) bool { return e.Name()[0] == '.' }), err
+	}
+	var some []fs.DirEntry
 	for {
-		page, err := f.ReadDir(4096)
-		for _, e := range page {
-			if n := e.Name(); n[0] != '.' && strings.HasPrefix(n, wanted) {
-				some = append(some, e)
+		names, err := f.Readdirnames(4096)
+		for _, n := range names {
+			if n[0] == '.' || !strings.HasPrefix(n, wanted) {
+				continue
 			}
+			i, err := os.Lstat(filepath.Join(dir, n))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // deleted meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			some = append(some, fs.FileInfoToDirEntry(i))
 		}
 		if errors.Is(err, io.EOF) {
 			return some, nil
