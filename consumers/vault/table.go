@@ -23,6 +23,7 @@ type page struct {
 type table struct {
 	arena *arena
 	pages map[uint64]page // by block / pageBlocks; a page has at least one sum
+	top   uint64          // no page is higher; there need not be this one
 }
 
 func newTable() *table { return newTableWith(heapPages) }
@@ -50,6 +51,7 @@ func (t *table) set(block uint64, s Sum) {
 			return
 		}
 		p.sums = t.arena.page()
+		t.top = max(t.top, n)
 	}
 	was := p.used
 	old := &p.sums[block%pageBlocks]
@@ -98,7 +100,12 @@ func (t *table) pagesIn(start, end uint64) []uint64 {
 	if start >= end {
 		return nil
 	}
-	first, last := start/pageBlocks, (end-1)/pageBlocks
+	// Every commit asks for what lies beyond the disk's end: that must not look through
+	// the million pages of a full disk of 1 TiB.
+	first, last := start/pageBlocks, min(t.top, (end-1)/pageBlocks)
+	if first > last {
+		return nil
+	}
 	var in []uint64
 	if last-first < uint64(len(t.pages)) {
 		for n := first; n <= last; n++ {
