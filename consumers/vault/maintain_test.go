@@ -146,17 +146,25 @@ func TestMaintainModel(t *testing.T) {
 		maintainModel(t, seed, steps)
 		return
 	}
+	var mu sync.Mutex
 	folded, deleted, mapped := 0, 0, 0
-	for range seeds {
-		seed := rand.Uint64()
-		ok := t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
-			f, d, m := maintainModel(t, seed, steps)
-			folded, deleted, mapped = folded+f, deleted+d, mapped+m
-		})
-		if !ok {
-			t.Fatalf("repeat with LEEWARD_SEED=%d", seed)
+	t.Run("seed", func(t *testing.T) {
+		for range seeds {
+			seed := rand.Uint64()
+			t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+				t.Parallel()
+				defer func() {
+					if t.Failed() {
+						t.Logf("repeat with LEEWARD_SEED=%d", seed)
+					}
+				}()
+				f, d, m := maintainModel(t, seed, steps)
+				mu.Lock()
+				defer mu.Unlock()
+				folded, deleted, mapped = folded+f, deleted+d, mapped+m
+			})
 		}
-	}
+	})
 	if folded < seeds || deleted < seeds || mapped < seeds {
 		t.Fatalf("%d segments folded, %d deleted and %d maps made in %d histories: this test shows too little", folded, deleted, mapped, seeds)
 	}
