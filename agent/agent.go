@@ -34,6 +34,7 @@ type Agent struct {
 	freezer  *quiesce.Freezer
 	apps     apps
 	limit    blocks.Limiter // of all disks together
+	board    board          // what control is told of all this
 	instance string
 	host     string
 	facts    wire.Facts
@@ -51,7 +52,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, 1), want: make(chan []DiskConfig, 1)}
-	a.host = a.facts.Host
+	a.host, a.board.began = a.facts.Host, time.Now()
 	a.SetRate(cfg.RateBytes)
 	defer func() {
 		if err != nil {
@@ -83,7 +84,7 @@ func (a *Agent) onClose(f func()) { a.closers = append(a.closers, f) }
 
 // protect opens one disk, locks it, leases it and begins to follow it.
 func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
-	r := &replica{cfg: a.cfg, disk: d, name: d.Name, bus: a.bus, log: a.log, instance: a.instance, host: a.host, events: a.event, why: "start", fresh: true, news: make(chan struct{}), limit: &a.limit, raw: a.raw}
+	r := &replica{cfg: a.cfg, disk: d, name: d.Name, bus: a.bus, log: a.log, instance: a.instance, host: a.host, events: a.event, why: "start", fresh: true, news: make(chan struct{}), limit: &a.limit, raw: a.raw, board: &a.board}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -120,6 +121,9 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
 		}
 	})
 	r.dev, r.src, r.reader = dev, src, disk.NewReader(dev, disk.ReadOptions{})
+	r.shown = &shown{disk: d.Name, driver: src.Name(), journal: &r.journal}
+	a.board.add(r.shown)
+	r.onClose(func() { a.board.remove(r.shown) })
 	r.keeper, _ = src.(capture.Keeper)
 	sub, err := a.bus.Conn.Subscribe(streams.ReceiptsSubject(a.cfg.Machine, d.Name), r.hear)
 	if err != nil {
@@ -205,11 +209,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			failed = 0
+			a.board.points.Add(1)
 		case ctx.Err() != nil:
 		case errors.Is(err, errAgain):
 			next = time.Now()
 		default:
 			failed++
+			a.board.aborted.Add(1)
 			a.aborted(err, failed)
 			// Back off: a machine that cannot be frozen in time should not be tried at
 			// every tick; but never wait longer than a minute.

@@ -21,6 +21,7 @@ type DiskConfig struct {
 type Config struct {
 	Bus     bus.Options
 	Machine string // name of this machine
+	Version string // of this program, for people
 	Group   string // consistency group; default: a group of its own, named like the machine
 	Disks   []DiskConfig
 

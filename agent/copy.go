@@ -160,8 +160,10 @@ func (r *replica) take(ctx context.Context) (*capture.Set, error) {
 	set, err := r.src.Take(ctx)
 	if set != nil {
 		r.dirty.Merge(set)
+		r.show()
 	}
 	if errors.Is(err, capture.ErrLost) {
+		r.board.lost.Add(1)
 		r.full, r.looked = "lost: "+err.Error(), looked{}
 		r.events("resync", wire.Warning, r.name, fmt.Sprintf("disk %s must be compared with the vault: %v", r.name, err), "nothing: it has begun; if it happens often give the tracker a larger ring")
 		return nil, errAgain
@@ -196,6 +198,7 @@ func (r *replica) sendDirty(ctx context.Context, phase string) error {
 		return err
 	}
 	r.handOver(&set)
+	r.show()
 	r.tell(phase, int64(set.Len())*wire.BlockSize, int64(set.Len())*wire.BlockSize, "")
 	return nil
 }
@@ -292,8 +295,11 @@ func (r *replica) release(ctx context.Context, h *held, cut *wire.Cut) (uint64, 
 	r.handOver(&r.dirty)
 	r.dirty = capture.Set{}
 	cut.Size = r.dev.Size()
+	began := time.Now()
 	n, err := r.pub.Cut(ctx, cut)
 	if err == nil {
+		r.board.acks.Observe(time.Since(began))
+		r.show()
 		r.handed = capture.Set{} // all of it is in links now, and so in the journal
 		if r.keeper != nil && r.full == "" {
 			r.keeper.Seal(capture.Mark{Epoch: r.pub.Epoch(), Number: n})

@@ -254,6 +254,7 @@ func (a *Agent) audit(ctx context.Context, frozen []bool) error {
 		err := r.src.Audit(ctx)
 		if errors.Is(err, capture.ErrLost) {
 			r.full, r.looked = "ledger: "+err.Error(), looked{}
+			r.board.lost.Add(1)
 			if !frozen[i] {
 				r.full += " (the disk was at rest, but not frozen)"
 			}

@@ -43,6 +43,8 @@ type replica struct {
 	src      capture.Source
 	limit    *blocks.Limiter // of the whole machine
 	raw      func() bool     // compression is the process server's
+	shown    *shown          // what control is told of it
+	board    *board          // and of the machine
 	keeper   capture.Keeper  // src, if it goes on while no agent runs
 	bus      *bus.Bus
 	log      *slog.Logger
@@ -211,6 +213,7 @@ func (r *replica) open(ctx context.Context) error {
 		return err
 	}
 	r.pub = pub
+	r.shown.follow(pub)
 	base, err := r.awaitBase(ctx, next)
 	if err != nil {
 		return err
@@ -356,6 +359,9 @@ func splitSums(b []byte) []wire.Sum {
 }
 
 func (r *replica) tell(phase string, done, total int64, text string) {
+	if phase == "compare" || phase == "first copy" {
+		r.shown.left.Store(uint64(total - done))
+	}
 	if r.cfg.Progress != nil {
 		r.cfg.Progress(Progress{Disk: r.name, Phase: phase, Done: done, Total: total, Sent: r.sentBytes(), Text: text})
 	}

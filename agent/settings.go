@@ -23,10 +23,10 @@ func (a *Agent) followPolicy() (stop func(), err error) {
 			return
 		}
 		if old := a.group.policy.Swap(s); old == nil || *old != *s {
-			if s.Rate > 0 {
+			if own := a.cfg.RateBytes; s.Rate > 0 && (own == 0 || s.Rate < own) {
 				a.SetRate(s.Rate)
 			} else if old != nil && old.Rate > 0 {
-				a.SetRate(a.cfg.RateBytes) // its own bound holds again
+				a.SetRate(own) // its own bound holds again, or is the lower one
 			}
 			a.log.Info("policy of control", "policy", s.Policy, "point_interval", s.PointInterval, "freeze_limit", s.FreezeLimit, "rate", s.Rate)
 			select {
@@ -41,7 +41,16 @@ func (a *Agent) followPolicy() (stop func(), err error) {
 	if err := a.bus.Conn.Publish(streams.PolicyAsk(a.cfg.Machine), nil); err != nil {
 		a.log.Warn("cannot ask for the policy", "error", err)
 	}
-	return func() { _ = sub.Unsubscribe() }, nil // only fails on a closed connection
+	told, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		a.say(told)
+	}()
+	return func() {
+		_ = sub.Unsubscribe() // only fails on a closed connection
+		close(told)
+		<-done
+	}, nil
 }
 
 // interval is the time between points: the policy's, if control has said one.

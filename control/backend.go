@@ -44,6 +44,9 @@ func (s *Service) Status(ctx context.Context) (*api.Status, error) {
 	}
 	for _, m := range s.state.machinesView(out.Time, "", s.thresholds) {
 		out.Machines++
+		if m.Agent != nil {
+			out.WaitingBytes += m.Agent.WaitingBytes
+		}
 		out.ByHealth[string(m.Health)]++
 		out.Health = health.Worse(out.Health, m.Health)
 		out.Issues = append(out.Issues, m.Issues...)

@@ -8,6 +8,9 @@ import (
 	"github.com/leeward-dr/leeward/control/health"
 )
 
+// Role is the role (bus.AcquireRole) that the active control has: others wait.
+const Role = "control"
+
 // Config of the control role.
 type Config struct {
 	Dir     string // where failover jobs are kept

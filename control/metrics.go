@@ -3,11 +3,14 @@ package control
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/console"
 	"github.com/leeward-dr/leeward/control/health"
+	"github.com/leeward-dr/leeward/producers/markers"
 )
 
 // ReadyNow reports why control cannot do its work: its state is not rebuilt, or it
@@ -58,7 +61,44 @@ func (s *Service) Metrics(ctx context.Context) ([]console.Family, error) {
 	}
 	out = append(out, bytes, limit)
 	out = append(out, machineMetrics(s.state.machinesView(time.Now().UTC(), "", s.thresholds), s.state.latestByConsistency())...)
+	out = append(out, agentMetrics(s.agents.all())...)
 	return append(out, s.jobMetrics()...), nil
+}
+
+// agentMetrics describes what the agents say of themselves: they have no port.
+func agentMetrics(all map[string]*markers.Needs) []console.Family {
+	type value func(*markers.Needs) float64
+	var out []console.Family
+	names := slices.Sorted(maps.Keys(all))
+	add := func(name, help string, kind console.Kind, v value) {
+		f := console.Family{Name: name, Help: help, Kind: kind}
+		for _, n := range names {
+			f.Samples = append(f.Samples, console.Sample{Labels: []string{"machine", n}, Value: v(all[n])})
+		}
+		out = append(out, f)
+	}
+	add("leeward_agent_published_bytes_total", "Bytes that the agent has given to the bus", console.Counter, func(n *markers.Needs) float64 { return float64(n.SentBytes) })
+	add("leeward_agent_points_total", "Points that the agent has cut", console.Counter, func(n *markers.Needs) float64 { return float64(n.Points) })
+	add("leeward_agent_points_aborted_total", "Points that the agent has given up", console.Counter, func(n *markers.Needs) float64 { return float64(n.Aborted) })
+	add("leeward_agent_capture_lost_total", "Times that tracking lost changes, so that a disk had to be compared", console.Counter, func(n *markers.Needs) float64 { return float64(n.Lost) })
+	add("leeward_agent_refused_total", "Times that the bus took nothing from the agent", console.Counter, func(n *markers.Needs) float64 { return float64(n.Refused) })
+	add("leeward_agent_rate_bytes", "Bytes a second that the agent may send now; 0: no bound", console.Gauge, func(n *markers.Needs) float64 { return float64(n.Rate) })
+	add("leeward_agent_throttled_seconds_total", "How long the agent was held back by its rate", console.Counter, func(n *markers.Needs) float64 { return n.Waited.Seconds() })
+	add("leeward_agent_heap_bytes", "Memory that the agent's objects take", console.Gauge, func(n *markers.Needs) float64 { return float64(n.Heap) })
+	add("leeward_agent_goroutines", "Goroutines of the agent", console.Gauge, func(n *markers.Needs) float64 { return float64(n.Goroutines) })
+	acks := console.Family{Name: "leeward_agent_ack_seconds", Help: "From the cut of a disk until the bus had everything up to it", Kind: console.Histogram}
+	dirty := console.Family{Name: "leeward_agent_dirty_bytes", Help: "Bytes of a disk that changed and were not sent, or are still to be compared", Kind: console.Gauge}
+	sent := console.Family{Name: "leeward_agent_unconfirmed_bytes", Help: "Bytes of a disk that were sent and are not in the vault yet", Kind: console.Gauge}
+	for _, name := range names {
+		n := all[name]
+		acks.Samples = append(acks.Samples, console.OfCounts(n.Acks, "machine", name)...)
+		for _, d := range n.Disks {
+			where := []string{"machine", name, "disk", d.Disk}
+			dirty.Samples = append(dirty.Samples, console.Sample{Labels: where, Value: float64(d.Dirty + d.Left)})
+			sent.Samples = append(sent.Samples, console.Sample{Labels: where, Value: float64(d.Unconfirmed)})
+		}
+	}
+	return append(out, acks, dirty, sent)
 }
 
 // machineMetrics describes the machines.

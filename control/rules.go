@@ -24,12 +24,13 @@ type desk struct {
 	rules   atomic.Pointer[rules]
 	guides  *guides
 	runs    *runs
+	agents  *agents
 	editing sync.Mutex // read and then write: of groups, policies, pins
 }
 
 func (d *desk) open(s *Service) {
 	d.rules.Store(new(rules))
-	d.guides, d.runs = newGuides(), newRuns(s)
+	d.guides, d.runs, d.agents = newGuides(), newRuns(s), newAgents()
 }
 
 // rules is what operators decided of groups and policies, as it was read last. It

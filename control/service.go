@@ -87,6 +87,7 @@ func (s *Service) Stop(ctx context.Context) error {
 	err := s.engine.Stop(ctx)
 	s.cancel()
 	s.decider.close()
+	s.hush()
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }()
 	select {
@@ -122,6 +123,7 @@ func (s *Service) run() {
 	close(s.ready)
 	s.wg.Go(s.guide)
 	s.wg.Go(s.retell)
+	s.wg.Go(s.ration)
 	s.wg.Go(s.notify)
 	s.wg.Go(s.tidy)
 	for s.sleep(recheckEvery) {

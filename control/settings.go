@@ -16,9 +16,15 @@ import (
 // asked is called by the subscription when an agent asks for its policy.
 func (s *Service) asked(m *nats.Msg) {
 	t := strings.Split(m.Subject, ".")
-	if len(t) == 4 && streams.ValidName("machine", t[2]) == nil {
-		s.tell(t[2])
+	if len(t) != 4 || streams.ValidName("machine", t[2]) != nil {
+		return
 	}
+	if len(m.Data) > 0 {
+		s.said(t[2], m)
+		return
+	}
+	s.agents.ask(t[2], time.Now())
+	s.tell(t[2])
 }
 
 // tellAll tells every agent its policy. Agents that are not there ask when they are.
@@ -44,7 +50,7 @@ func (s *Service) tell(machine string) {
 	}
 	set := markers.Settings{
 		Machine: machine, Policy: p.Name, PointInterval: time.Duration(p.PointInterval), AppInterval: time.Duration(p.AppInterval),
-		FreezeLimit: time.Duration(p.FreezeLimit), Rate: p.Rate(time.Now()), CompressAt: p.CompressAt,
+		FreezeLimit: time.Duration(p.FreezeLimit), Rate: least(p.Rate(time.Now()), s.agents.share(machine)), CompressAt: p.CompressAt,
 	}
 	if set.AppInterval == 0 && r.written(p.Name) {
 		set.AppInterval = -1
@@ -59,6 +65,14 @@ func (s *Service) tell(machine string) {
 	if err != nil {
 		s.log.Warn("cannot tell an agent its policy", "machine", machine, "err", err)
 	}
+}
+
+// least is the lower of two bounds, of which 0 is none.
+func least(a, b int64) int64 {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // retell tells all agents again, for windows of throttling begin and end.

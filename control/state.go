@@ -9,6 +9,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/health"
+	"github.com/leeward-dr/leeward/producers/markers"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/wire"
@@ -34,6 +35,8 @@ type machine struct {
 	latestApp  time.Time // cut of the newest application-consistent one
 	disks      map[string]*diskState
 	conditions map[[2]string]*health.Condition // by kind and disk
+	needs      *markers.Needs                  // what its agent said last, nil if nothing
+	needsAt    time.Time
 }
 
 type diskState struct {
@@ -170,6 +173,15 @@ func (s *state) lease(machine, disk string, at time.Time, h bus.Holder, released
 	}
 	if at.After(d.heartbeat) {
 		d.heartbeat = at
+	}
+}
+
+// says notes what the agent of a known machine says of itself.
+func (s *state) says(n *markers.Needs, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.machines[n.Machine]; m != nil {
+		m.needs, m.needsAt = n, at
 	}
 }
 

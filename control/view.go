@@ -9,6 +9,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/health"
+	"github.com/leeward-dr/leeward/producers/markers"
 )
 
 // machinesView describes the machines, or the one that is named, sorted by name.
@@ -31,6 +32,13 @@ func (m *machine) view(now time.Time, name string, t health.Thresholds) api.Mach
 		Firmware: f.Firmware, NICs: f.NICs, Points: m.points, Issues: []health.Issue{}, Disks: []api.Disk{},
 	}
 	in := health.Machine{Name: name, Since: m.since}
+	needs := m.needs
+	if now.Sub(m.needsAt) > agentSilent {
+		needs = nil // it may be true no more
+	}
+	if needs != nil {
+		v.Agent, in.Trouble = api.AgentOf(needs), needs.Trouble
+	}
 	if p := m.latest; p != nil {
 		if m.factsAt == 0 {
 			take(&v, pointMachine(p, name))
@@ -43,7 +51,13 @@ func (m *machine) view(now time.Time, name string, t health.Thresholds) api.Mach
 	for _, d := range slices.Sorted(maps.Keys(m.disks)) {
 		k := m.disks[d]
 		in.Disks = append(in.Disks, health.Disk{Name: d, Heartbeat: k.heartbeat, Receipt: k.received})
-		v.Disks = append(v.Disks, k.view(now, d, m.latest, name))
+		x := k.view(now, d, m.latest, name)
+		if i := needsOf(needs, d); i != nil {
+			waits := i.Dirty + i.Left
+			x.WaitingBytes, x.UnconfirmedBytes = &waits, &i.Unconfirmed
+			v.Agent.WaitingBytes += waits
+		}
+		v.Disks = append(v.Disks, x)
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(m.conditions), func(a, b [2]string) int {
 		return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1]))
@@ -53,6 +67,17 @@ func (m *machine) view(now time.Time, name string, t health.Thresholds) api.Mach
 	level, issues := health.Check(now, in, t)
 	v.Health, v.Issues = level, append(v.Issues, issues...)
 	return v
+}
+
+// needsOf finds a disk in what an agent says, nil if it is not there.
+func needsOf(n *markers.Needs, disk string) *markers.DiskNeeds {
+	if n == nil {
+		return nil
+	}
+	if i := slices.IndexFunc(n.Disks, func(d markers.DiskNeeds) bool { return d.Disk == disk }); i >= 0 {
+		return &n.Disks[i]
+	}
+	return nil
 }
 
 // take copies the facts of a recovery point, for a machine whose markers are gone.

@@ -117,7 +117,7 @@ func (f *runFlags) run(ctx context.Context) error {
 		}
 		f.named = append(f.named, dc)
 	}
-	f.cfg.Disks = f.named
+	f.cfg.Disks, f.cfg.Version = f.named, version()
 	if f.disksFile != "" {
 		disks, err := readDisks(f.disksFile)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/producers/markers"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -28,6 +29,15 @@ func PointOf(p *vault.Point) Point {
 		out.Machines = append(out.Machines, pm)
 	}
 	return out
+}
+
+// AgentOf describes what an agent says of itself; WaitingBytes is left to who knows
+// the disks.
+func AgentOf(n *markers.Needs) *AgentNumbers {
+	return &AgentNumbers{
+		Version: n.Version, Since: time.Unix(0, n.Since).UTC(), RateBytes: n.Rate, WaitedSeconds: n.Waited.Seconds(),
+		SentBytes: n.SentBytes, Trouble: n.Trouble, HeapBytes: n.Heap, Goroutines: n.Goroutines,
+	}
 }
 
 // EventOf describes an event.

@@ -20,6 +20,7 @@ type Status struct {
 	PendingMarkers  int            `json:"pending_markers"` // cut, not yet wholly in the vault
 	BacklogBytes    uint64         `json:"backlog_bytes"`   // in CHANGES, not yet in the vault
 	BacklogMessages uint64         `json:"backlog_messages"`
+	WaitingBytes    uint64         `json:"waiting_bytes"` // on the machines, not yet sent, as their agents say
 	WorstRPO        *float64       `json:"worst_rpo_seconds"`
 	Issues          []health.Issue `json:"issues"` // the worst first, at most 100
 	Vault           VaultInfo      `json:"vault"`
@@ -46,6 +47,20 @@ type Machine struct {
 	PendingMarkers int            `json:"pending_markers"`
 	LastTest       *TestRef       `json:"last_test"`
 	Disks          []Disk         `json:"disks"`
+	Agent          *AgentNumbers  `json:"agent,omitempty"` // what its agent says; not there if it is silent
+}
+
+// AgentNumbers is what an agent says of itself. Counters begin with its process.
+type AgentNumbers struct {
+	Version       string    `json:"version,omitempty"`
+	Since         time.Time `json:"since"`
+	RateBytes     int64     `json:"rate_bytes,omitempty"` // a second that it may send now; 0: no bound
+	WaitedSeconds float64   `json:"waited_seconds"`       // for that rate
+	SentBytes     uint64    `json:"sent_bytes"`
+	WaitingBytes  uint64    `json:"waiting_bytes"`     // changed and not sent, over all disks
+	Trouble       string    `json:"trouble,omitempty"` // why the bus takes nothing of it now
+	HeapBytes     uint64    `json:"heap_bytes,omitempty"`
+	Goroutines    int       `json:"goroutines,omitempty"`
 }
 
 // PointRef names a recovery point.
@@ -78,7 +93,10 @@ type Disk struct {
 	Heartbeat       time.Time `json:"last_heartbeat,omitzero"`
 	Instance        string    `json:"agent_instance,omitempty"`
 	BacklogMessages *uint64   `json:"backlog_messages,omitempty"` // on the bus, not in the vault; not given in long lists
-	Resend          string    `json:"resend_reason,omitempty"`    // why the vault asked for links again, until it got them
+	// What the agent says of the disk; not there if it is silent.
+	WaitingBytes     *uint64 `json:"waiting_bytes,omitempty"`     // changed and not sent, or still to be compared
+	UnconfirmedBytes *uint64 `json:"unconfirmed_bytes,omitempty"` // sent, and not yet in the vault
+	Resend           string  `json:"resend_reason,omitempty"`     // why the vault asked for links again, until it got them
 }
 
 // Point is a recovery point. Schema "leeward.point.v1".

@@ -98,6 +98,13 @@ func machineDetail(w io.Writer, m *api.Machine) {
 	if t := m.LastTest; t != nil {
 		row(w, "last test", fmt.Sprintf("%s, job %s, %s", verdict(t), t.Job, ago(t.Time)))
 	}
+	if a := m.Agent; a != nil {
+		rate := "no bound"
+		if a.RateBytes > 0 {
+			rate = fmt.Sprintf("%s a second, waited %s for it", size(uint64(a.RateBytes)), seconds(a.WaitedSeconds))
+		}
+		row(w, "sends", fmt.Sprintf("%s since %s; %s", size(a.SentBytes), stamp(a.Since), rate))
+	}
 	flush(w)
 	fmt.Fprintln(w)
 	row(w, "DISK", "SIZE", "PATH", "CAPTURE", "VAULT HOLDS", "LAST PROGRESS", "BACKLOG", "AGENT")
@@ -105,6 +112,9 @@ func machineDetail(w io.Writer, m *api.Machine) {
 		backlog := ""
 		if d.BacklogMessages != nil {
 			backlog = fmt.Sprintf("%d messages", *d.BacklogMessages)
+		}
+		if d.WaitingBytes != nil {
+			backlog += ", " + size(*d.WaitingBytes) + " unsent"
 		}
 		row(w, d.Disk, size(d.SizeBytes), d.Path, d.Capture, fmt.Sprintf("epoch %d, %d", d.Epoch, d.Number), ago(d.LastReceipt), backlog, agent([]api.Disk{d}))
 	}

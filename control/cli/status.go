@@ -87,7 +87,7 @@ func statusTable(w io.Writer, st *api.Status, all []api.Machine) {
 	fmt.Fprintf(w, "leeward %s   %s   %s\n", st.Version, health, stamp(st.Time))
 	row(w, "vault", st.Vault.URL)
 	row(w, "points", fmt.Sprintf("%d listed, %d on their way", st.Points, st.PendingMarkers))
-	row(w, "backlog", fmt.Sprintf("%s in %d messages", size(st.BacklogBytes), st.BacklogMessages))
+	row(w, "backlog", fmt.Sprintf("%s in %d messages on the bus, %s still on the machines", size(st.BacklogBytes), st.BacklogMessages, size(st.WaitingBytes)))
 	row(w, "jobs", fmt.Sprintf("%d running, %d waiting for cleanup", st.JobsRunning, st.JobsWaiting))
 	flush(w)
 	if len(all) > 0 {

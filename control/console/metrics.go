@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/leeward-dr/leeward/streams/timing"
 )
 
 // Family is a metric with its samples.
@@ -22,14 +24,33 @@ type Kind string
 
 // The kinds.
 const (
-	Gauge   Kind = "gauge"
-	Counter Kind = "counter"
+	Gauge     Kind = "gauge"
+	Counter   Kind = "counter"
+	Histogram Kind = "histogram"
 )
 
 // Sample is one value. Labels are pairs of name and value.
 type Sample struct {
 	Labels []string
 	Value  float64
+	Part   string // of a histogram: "_bucket", "_sum" or "_count"
+}
+
+// OfCounts are the samples of a histogram in seconds; none if nothing was counted.
+func OfCounts(c timing.Counts, labels ...string) (all []Sample) {
+	if len(c.Buckets) == 0 {
+		return nil
+	}
+	n, bounds := uint64(0), timing.Bounds()
+	for i, b := range c.Buckets {
+		n += b
+		le := math.Inf(1)
+		if i < len(bounds) {
+			le = bounds[i].Seconds()
+		}
+		all = append(all, Sample{Labels: append(slices.Clone(labels), "le", number(le)), Value: float64(n), Part: "_bucket"})
+	}
+	return append(all, Sample{Labels: labels, Value: c.Sum.Seconds(), Part: "_sum"}, Sample{Labels: labels, Value: float64(n), Part: "_count"})
 }
 
 // Of makes a family without labels.
@@ -47,7 +68,7 @@ func write(w io.Writer, all []Family) error {
 			b.WriteString("# HELP " + f.Name + " " + escape(f.Help, false) + "\n# TYPE " + f.Name + " " + string(f.Kind) + "\n")
 		}
 		for _, s := range f.Samples {
-			b.WriteString(f.Name)
+			b.WriteString(f.Name + s.Part)
 			for k := 0; k+1 < len(s.Labels); k += 2 {
 				sep := ","
 				if k == 0 {

@@ -65,6 +65,7 @@ type Machine struct {
 	Point      time.Time // cut of the newest listed recovery point; zero if none
 	App        time.Time // cut of the newest application-consistent one; zero if none
 	Off        string    // why it is not to be protected now, e.g. it runs elsewhere; empty if it is
+	Trouble    string    // why the bus takes nothing of its agent now; empty if it does
 	Disks      []Disk
 	Conditions []Condition
 }
@@ -118,6 +119,12 @@ func Check(now time.Time, m Machine, t Thresholds) (Level, []Issue) {
 	all = append(all, rpo(now, m, t)...)
 	all = append(all, app(now, m, t)...)
 	all = append(all, heartbeat(now, m, t)...)
+	if m.Trouble != "" {
+		all = append(all, Issue{
+			Code: "bus-refuses", Level: Warning, Cause: "the bus takes no changes of this machine, they wait on it: " + m.Trouble,
+			Remedy: "see the backlog: leeward status; it drains by itself when the vault takes writes (leeward event ls --kind store-failed)",
+		})
+	}
 	for _, c := range m.Conditions {
 		if i, ok := condition(now, c, t); ok {
 			all = append(all, i)

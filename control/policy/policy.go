@@ -52,11 +52,14 @@ type Policy struct {
 	AppInterval   Duration        `json:"app_interval" yaml:"app_interval"`     // between application-consistent ones; 0: none
 	FreezeLimit   Duration        `json:"freeze_limit" yaml:"freeze_limit"`     // longest freeze; an agent's own limit may be shorter
 	Retention     vault.Retention `json:"retention" yaml:"retention"`
-	CompressAt    string          `json:"compress_at" yaml:"compress_at"` // agent or process-server
-	Throttle      []Window        `json:"throttle,omitempty" yaml:"throttle,omitempty"`
+	CompressAt    string          `json:"compress_at" yaml:"compress_at"`               // agent or process-server
+	Throttle      []Window        `json:"throttle,omitempty" yaml:"throttle,omitempty"` // of each machine
+	// SiteThrottle bounds all machines of this control together, whatever policy holds
+	// for them. Only the policy "default" may have it.
+	SiteThrottle []Window `json:"site_throttle,omitempty" yaml:"site_throttle,omitempty"`
 }
 
-// Window bounds what a machine sends during a part of the week. Of windows that
+// Window bounds what a machine or site sends during a part of the week. Of windows that
 // overlap the lowest rate holds.
 type Window struct {
 	Days string `json:"days,omitempty" yaml:"days,omitempty"` // like mon-fri or sat,sun; empty: all
@@ -105,8 +108,10 @@ func (p *Policy) Validate() error {
 		return fail("freeze_limit", "is %v: use 10ms to 10s", p.FreezeLimit)
 	case !slices.Contains([]string{"agent", "process-server"}, p.CompressAt):
 		return fail("compress_at", "is %q: use agent or process-server", p.CompressAt)
-	case len(p.Throttle) > maxWindows:
-		return fail("throttle", "has %d windows, at most %d", len(p.Throttle), maxWindows)
+	case len(p.Throttle) > maxWindows || len(p.SiteThrottle) > maxWindows:
+		return fail("throttle", "and site_throttle have %d and %d windows, at most %d each", len(p.Throttle), len(p.SiteThrottle), maxWindows)
+	case p.Name != Default && len(p.SiteThrottle) > 0:
+		return fail("site_throttle", "is for all machines together: write it into the policy %s", Default)
 	}
 	for kind, names := range map[string][]string{"machine": p.Machines, "group": p.Groups} {
 		for i, n := range names {
@@ -118,9 +123,11 @@ func (p *Policy) Validate() error {
 			}
 		}
 	}
-	for i, w := range p.Throttle {
-		if err := w.validate(); err != nil {
-			return fail("throttle", "window %d: %v", i+1, err)
+	for field, windows := range map[string][]Window{"throttle": p.Throttle, "site_throttle": p.SiteThrottle} {
+		for i, w := range windows {
+			if err := w.validate(); err != nil {
+				return fail(field, "window %d: %v", i+1, err)
+			}
 		}
 	}
 	return nil

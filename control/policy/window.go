@@ -81,8 +81,14 @@ func (w Window) holds(t time.Time) bool {
 
 // Rate returns the bytes a second that may be sent at t, in the zone of t; 0 is no
 // bound.
-func (p *Policy) Rate(t time.Time) (rate int64) {
-	for _, w := range p.Throttle {
+func (p *Policy) Rate(t time.Time) int64 { return rate(p.Throttle, t) }
+
+// SiteRate returns the bytes a second that all machines together may send at t, in
+// the zone of t; 0 is no bound.
+func (p *Policy) SiteRate(t time.Time) int64 { return rate(p.SiteThrottle, t) }
+
+func rate(windows []Window, t time.Time) (rate int64) {
+	for _, w := range windows {
 		if w.holds(t) && (rate == 0 || w.Rate < rate) {
 			rate = w.Rate
 		}

@@ -21,6 +21,8 @@ type Limiter struct {
 	at      time.Time //
 	changed chan struct{}
 	turn    chan struct{} // holds one while somebody waits first
+	waited  time.Duration // for all that waited
+	since   time.Time     // somebody waits; zero: nobody
 }
 
 // burst is how much of what was not used is saved, in seconds of the rate.
@@ -69,11 +71,13 @@ func (l *Limiter) Wait(ctx context.Context, n int) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	defer l.blocked(false)
 	for {
 		wait, changed := l.take(n)
 		if wait == 0 {
 			return nil
 		}
+		l.blocked(true)
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
@@ -84,6 +88,32 @@ func (l *Limiter) Wait(ctx context.Context, n int) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// blocked notes that the first in line begins to wait, or ends.
+func (l *Limiter) blocked(waits bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case waits && l.since.IsZero():
+		l.since = time.Now()
+	case !waits && !l.since.IsZero():
+		l.waited += time.Since(l.since)
+		l.since = time.Time{}
+	}
+}
+
+// Waited is for how long somebody could not send because of the limit, so far.
+func (l *Limiter) Waited() time.Duration {
+	if l == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.since.IsZero() {
+		return l.waited
+	}
+	return l.waited + time.Since(l.since)
 }
 
 func (l *Limiter) line() chan struct{} {

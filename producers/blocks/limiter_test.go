@@ -26,6 +26,9 @@ func TestLimiterRate(t *testing.T) {
 		if took := time.Since(began).Seconds(); took < 9.6 || took > 10.1 {
 			t.Errorf("10 MiB at 1 MiB/s took %.2f s", took)
 		}
+		if w := l.Waited().Seconds(); w < 9.5 || w > 10.1 {
+			t.Errorf("%.2f s of that were waited", w)
+		}
 		l.SetRate(1) // whoever comes now would wait for most of a day
 		if err := l.Wait(t.Context(), 64<<10); err != nil {
 			t.Fatal(err)

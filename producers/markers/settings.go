@@ -16,7 +16,7 @@ type Settings struct {
 	PointInterval time.Duration `json:"point_interval_ns,omitempty"`
 	AppInterval   time.Duration `json:"app_interval_ns,omitempty"` // below 0: no application-consistent points
 	FreezeLimit   time.Duration `json:"freeze_limit_ns,omitempty"` // an agent's own limit may be shorter
-	Rate          int64         `json:"rate,omitempty"`            // bytes a second that it may send now; else its own bound holds
+	Rate          int64         `json:"rate,omitempty"`            // bytes a second that it may send now, at most its own bound; below 0: its own bound
 	CompressAt    string        `json:"compress_at,omitempty"`     // agent or process-server
 }
 
