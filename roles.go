@@ -10,16 +10,20 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 	"go.uber.org/dig"
 	"go.uber.org/fx"
 
 	"github.com/leeward-dr/leeward/consumers"
+	"github.com/leeward-dr/leeward/consumers/process"
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control"
 	"github.com/leeward-dr/leeward/control/cli"
+	"github.com/leeward-dr/leeward/control/console"
+	"github.com/leeward-dr/leeward/control/enrol"
 	"github.com/leeward-dr/leeward/control/failover"
-	"github.com/leeward-dr/leeward/embed"
+	"github.com/leeward-dr/leeward/embed/appliance"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 )
@@ -51,10 +55,15 @@ func (f *roleFlags) add(c *cobra.Command) {
 	s := c.Flags()
 	s.StringVar(&f.vault, "vault", "", "the vault's store, made by leeward vault init")
 	s.StringVar(&f.key, "key-file", "", "file with the vault's key (default: DIR/keys/vault.key)")
-	s.IntVar(&f.replicas, "replicas", 0, "copies of each stream: 1, 3 or 5 (default: 3 in a cluster, else 1); never made less")
-	s.Int64Var(&f.changes, "changes-bytes", streams.Default().ChangesBytes, "bytes the bus may hold until the vault has them")
 	s.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	c.Args = cobra.NoArgs
+}
+
+// size adds the flags of those who make the streams.
+func (f *roleFlags) size(c *cobra.Command) {
+	s := c.Flags()
+	s.IntVar(&f.replicas, "replicas", 0, "copies of each stream: 1, 3 or 5 (default: 3 in a cluster, else 1); never made less")
+	s.Int64Var(&f.changes, "changes-bytes", streams.Default().ChangesBytes, "bytes the bus may hold until the vault has them")
 }
 
 // fill takes what is shared by all commands and checks what it can.
@@ -65,7 +74,7 @@ func (f *roleFlags) fill(c *cobra.Command, name string) (err error) {
 		}
 	}
 	if f.connect.Context == "" {
-		f.connect.Context = filepath.Join(f.dir, "contexts", "operator.json")
+		f.connect.Context = filepath.Join(f.dir, "contexts", name+".json")
 	}
 	if f.key == "" {
 		f.key = filepath.Join(f.dir, "keys", "vault.key")
@@ -86,9 +95,9 @@ func (f *roleFlags) log(w io.Writer) (*slog.Logger, error) {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})), nil
 }
 
-// open connects, sees to the streams and unlocks the vault. The bus may be coming
-// up at the same time, so all of it is tried for a while.
-func (f *roleFlags) open(ctx context.Context, log *slog.Logger) (b *bus.Bus, v *vault.Vault, err error) {
+// open connects, has ensure see to the streams and unlocks the vault. The bus may be
+// coming up at the same time, so all of it is tried for a while.
+func (f *roleFlags) open(ctx context.Context, log *slog.Logger, ensure func(context.Context, *bus.Bus) error) (b *bus.Bus, v *vault.Vault, err error) {
 	ctx, cancel := context.WithTimeout(ctx, roleStart)
 	defer cancel()
 	key, err := vault.KeyFromFile(f.key)
@@ -105,12 +114,12 @@ func (f *roleFlags) open(ctx context.Context, log *slog.Logger) (b *bus.Bus, v *
 	f.connect.Log = log
 	for {
 		if b, err = bus.Connect(ctx, f.connect); err == nil {
-			if err = f.ensure(ctx, b); err == nil {
+			if err = ensure(ctx, b); err == nil {
 				return b, v, nil
 			}
 			b.Close()
 		}
-		if ctx.Err() != nil || !errors.Is(err, bus.ErrUnreachable) && !streams.Retryable(err) {
+		if ctx.Err() != nil || !errors.Is(err, bus.ErrUnreachable) && !errors.Is(err, errNoStreams) && !streams.Retryable(err) {
 			return nil, nil, err
 		}
 		log.Warn("the bus is not ready, trying again", "err", err)
@@ -133,14 +142,39 @@ func (f *roleFlags) ensure(ctx context.Context, b *bus.Bus) error {
 	return streams.Ensure(ctx, b.JS, c)
 }
 
+// errNoStreams means that no control has made the streams yet.
+var errNoStreams = errors.New("the streams are not there: control makes them, start leeward control")
+
+// made makes sure that the streams are there. A process server may not make them.
+func made(ctx context.Context, b *bus.Bus) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for _, name := range []string{streams.Changes, streams.Receipts, streams.Events, "KV_" + streams.Shares} {
+		_, err := b.JS.Stream(ctx, name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("%w (%s)", errNoStreams, name)
+		}
+		if err != nil {
+			return fmt.Errorf("look at stream %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 func processCommand() *cobra.Command {
 	var f roleFlags
+	var m manageFlags
 	c := &cobra.Command{
 		Use: "process", Short: "Run a process server: it brings changes from the bus into the vault",
 		Long: "Run a process server. Run as many as you like on as many hosts: they share the disks between\n" +
 			"them, and when one comes, stops or dies the others notice within seconds.",
 	}
 	f.add(c)
+	f.size(c)
+	for _, old := range []string{"replicas", "changes-bytes"} { // earlier process servers made the streams, too
+		_ = c.Flags().MarkDeprecated(old, "control makes the streams") // fails only for a flag that is not there
+	}
+	m.add(c, "health, metrics")
 	c.Flags().Int64Var(&f.memory, "memory-bytes", consumers.Default().MemoryBytes, "bytes of changes that may wait for the vault in memory")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := f.fill(cmd, "process"); err != nil {
@@ -150,31 +184,46 @@ func processCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		b, v, err := f.open(cmd.Context(), log)
+		b, v, err := f.open(cmd.Context(), log, made)
 		if err != nil {
 			return err
 		}
 		defer b.Close()
 		cfg := consumers.Default()
 		cfg.MemoryBytes = f.memory
-		app := fx.New(fx.NopLogger, fx.StartTimeout(roleStart), fx.StopTimeout(roleStop), fx.Supply(b, v, cfg, log), consumers.Module)
+		var s *process.Server
+		app := fx.New(fx.NopLogger, fx.StartTimeout(roleStart), fx.StopTimeout(roleStop), fx.Supply(b, v, cfg, log), consumers.Module, fx.Populate(&s))
+		if err := app.Err(); err != nil {
+			return dig.RootCause(err)
+		}
+		p, err := m.open(f.dir, log, console.Config{
+			Enrol: func() (*enrol.Service, error) { return nil, errors.New("ask a control, this is a process server") },
+			Ready: func(ctx context.Context) error { return made(ctx, b) },
+			Metrics: []func(context.Context) ([]console.Family, error){console.Runtime, func(context.Context) ([]console.Family, error) {
+				return appliance.ProcessMetrics(s.Stats()), nil
+			}},
+		})
+		if err != nil {
+			return err
+		}
 		fmt.Fprintf(cmd.OutOrStdout(), "process server is up\n  bus       %s\n  vault     %s (%s)\n", b.Conn.ConnectedUrlRedacted(), v.Store().URL(), v.ID())
-		return runApp(cmd.Context(), app, nil)
+		p.say(cmd.OutOrStdout())
+		return errors.Join(runApp(cmd.Context(), app, nil), p.close())
 	}
 	return c
 }
 
-// controlRole is the role of which the active control has the lease.
-const controlRole = "control"
-
 func controlCommand(version string) *cobra.Command {
 	var f roleFlags
+	var m manageFlags
 	c := &cobra.Command{
 		Use: "control", Short: "Run a control: it makes recovery points, watches health and brings machines up",
 		Long: "Run a control. Run it on two or three hosts: one is active, the others wait and take over when it\n" +
-			"stops or dies.",
+			"stops or dies. Where DIR/trust has the keys that leeward nats init made, it lets agents in.",
 	}
 	f.add(c)
+	f.size(c)
+	m.add(c, "enrolment, health, metrics")
 	c.Flags().DurationVar(&f.rpo, "rpo-threshold", 5*time.Minute, "RPO beyond which health warns; beyond 4 times it is critical")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := f.fill(cmd, "control"); err != nil {
@@ -187,20 +236,37 @@ func controlCommand(version string) *cobra.Command {
 		if err := os.MkdirAll(f.dir, 0o700); err != nil {
 			return fmt.Errorf("make the directory of jobs: %w", err)
 		}
-		b, v, err := f.open(cmd.Context(), log)
+		b, v, err := f.open(cmd.Context(), log, f.ensure)
 		if err != nil {
 			return err
 		}
 		defer b.Close()
-		cfg := control.Default()
-		cfg.Dir, cfg.Version, cfg.Health.RPO = f.dir, version, f.rpo
-		cfg.Keeper = failover.Keeper{Command: keeper(), Vault: f.vault, KeyFile: f.key}
-		fmt.Fprintf(cmd.OutOrStdout(), "control is up, waiting for its turn\n  bus       %s\n  vault     %s (%s)\n", b.Conn.ConnectedUrlRedacted(), v.Store().URL(), v.ID())
-		return turns(cmd.Context(), b, log, func() *fx.App {
-			return fx.New(fx.NopLogger, fx.StartTimeout(roleStart), fx.StopTimeout(roleStop), fx.Supply(b, v, cfg, log), control.Module)
-		}, cmd.OutOrStdout())
+		return f.control(cmd, m, version, b, v, log)
 	}
 	return c
+}
+
+// control runs a control on a bus.
+func (f *roleFlags) control(cmd *cobra.Command, m manageFlags, version string, b *bus.Bus, v *vault.Vault, log *slog.Logger) error {
+	var on stage
+	p, err := m.open(f.dir, log, on.console())
+	if err != nil {
+		return err
+	}
+	o, ab, err := authority(cmd.Context(), f.dir, p.pin, f.connect, log)
+	if err != nil {
+		return errors.Join(err, p.close())
+	}
+	defer ab.Close()
+	cfg := control.Default()
+	cfg.Dir, cfg.Version, cfg.Health.RPO = f.dir, version, f.rpo
+	cfg.Keeper = failover.Keeper{Command: keeper(), Vault: f.vault, KeyFile: f.key}
+	fmt.Fprintf(cmd.OutOrStdout(), "control is up, waiting for its turn\n  bus       %s\n  vault     %s (%s)\n", b.Conn.ConnectedUrlRedacted(), v.Store().URL(), v.ID())
+	p.say(cmd.OutOrStdout())
+	err = turns(cmd.Context(), b, log, func() *fx.App {
+		return fx.New(fx.NopLogger, fx.StartTimeout(roleStart), fx.StopTimeout(roleStop), fx.Supply(b, v, cfg, log), control.Module, on.enter(o))
+	}, cmd.OutOrStdout())
+	return errors.Join(err, p.close())
 }
 
 // turns runs what make makes whenever this process has the lease of control, until
@@ -210,7 +276,7 @@ func turns(ctx context.Context, b *bus.Bus, log *slog.Logger, make func() *fx.Ap
 	for {
 		h.Since = time.Now().UTC()
 		actx, cancel := context.WithTimeout(ctx, askAgain*3)
-		l, err := bus.AcquireRole(actx, b.JS, controlRole, h, bus.LeaseOptions{Log: log})
+		l, err := bus.AcquireRole(actx, b.JS, control.Role, h, bus.LeaseOptions{Log: log})
 		cancel()
 		if err == nil {
 			fmt.Fprintln(out, "control is active")
@@ -254,50 +320,4 @@ func runApp(ctx context.Context, app *fx.App, until <-chan struct{}) (err error)
 	tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), roleStop)
 	defer cancel()
 	return errors.Join(err, app.Stop(tctx))
-}
-
-func natsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "nats", Short: "Run a node of a NATS cluster, or prepare one"}
-	var file, level string
-	run := &cobra.Command{
-		Use: "run", Short: "Run a NATS node from its configuration file (deploy/nats/node.conf)", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := (&roleFlags{level: level}).log(cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			return embed.RunNode(cmd.Context(), file, log)
-		},
-	}
-	run.Flags().StringVar(&file, "config", "node.conf", "the node's configuration `file`")
-	run.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	var urls, ca string
-	prepare := &cobra.Command{
-		Use: "init", Short: "Write keys, contexts and accounts.conf of a cluster into --dir", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := cmd.Flags().GetString("dir")
-			if err != nil {
-				return err
-			}
-			if urls == "" {
-				return cli.Usage("leeward nats init --help", "--urls is missing: name where the nodes listen")
-			}
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return fmt.Errorf("make the cluster's directory: %w", err)
-			}
-			if ca != "" {
-				if ca, err = filepath.Abs(ca); err != nil {
-					return err
-				}
-			}
-			if dir, err = filepath.Abs(dir); err != nil {
-				return err
-			}
-			return embed.WriteCluster(dir, urls, ca)
-		},
-	}
-	prepare.Flags().StringVar(&urls, "urls", "", "where the nodes listen, with commas, e.g. tls://n1:4222,tls://n2:4222,tls://n3:4222")
-	prepare.Flags().StringVar(&ca, "ca", "", "PEM `file` of the authority that signed the nodes' certificates")
-	c.AddCommand(run, prepare)
-	return c
 }

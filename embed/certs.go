@@ -86,6 +86,29 @@ func newCerts(c Config) (*certs, error) {
 	return s, s.load()
 }
 
+// ListenerTLS prepares TLS for a listener without a server: with c's Cert and Key, or
+// with what is made below c.Dir. Both results are empty where only this machine can
+// reach c.Listen. pin is the Pin of what clients shall trust.
+func ListenerTLS(c Config) (conf *tls.Config, pin string, err error) {
+	if (c.Cert == "") != (c.Key == "") {
+		return nil, "", errors.New("--tls-cert and --tls-key belong together: set both or neither")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c, err = c.absolute(); err != nil {
+		return nil, "", err
+	}
+	s, err := newCerts(c)
+	if err != nil || s == nil {
+		return nil, "", err
+	}
+	if pin, err = s.pin(); err != nil {
+		return nil, "", err
+	}
+	return s.config(), pin, nil
+}
+
 // config is what listeners use.
 func (s *certs) config() *tls.Config {
 	return &tls.Config{

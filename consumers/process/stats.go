@@ -8,6 +8,7 @@ import (
 
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/timing"
 )
 
 // counters count since Start.
@@ -17,6 +18,8 @@ type counters struct {
 	refused, malformedN, unanswered      atomic.Uint64
 	inMemory                             atomic.Int64
 	behind                               [streams.Partitions]atomic.Uint64
+	commitTimes                          timing.Histogram
+	lagTimes                             timing.Histogram
 }
 
 // Stats is what a server has done since Start and where it stands.
@@ -33,6 +36,10 @@ type Stats struct {
 	MemoryBytes int64  `json:"memory_bytes"` // of links that wait now
 	Behind      uint64 `json:"behind"`       // messages JetStream has not delivered yet
 	Store       string `json:"store"`        // why the store fails, empty if it works
+	// CommitTimes are of commits to the vault, LagTimes from JetStream's taking a link
+	// until the vault had it.
+	CommitTimes timing.Counts `json:"commit_times"`
+	LagTimes    timing.Counts `json:"lag_times"`
 	// Disks are those seen since Start, by "machine/disk".
 	Disks map[string]DiskStats `json:"disks"`
 }
@@ -56,7 +63,7 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Links: s.links.Load(), BytesIn: s.bytesIn.Load(), BytesStored: s.bytesStored.Load(), Commits: s.commits.Load(),
 		Delivered: s.againN.Load(), Repeats: s.redelivered.Load(), Refused: s.refused.Load(), Malformed: s.malformedN.Load(),
-		MemoryBytes: s.inMemory.Load(), Disks: map[string]DiskStats{},
+		MemoryBytes: s.inMemory.Load(), CommitTimes: s.commitTimes.Counts(), LagTimes: s.lagTimes.Counts(), Disks: map[string]DiskStats{},
 	}
 	if err := s.voice.storeError(); err != nil {
 		st.Store = err.Error()
@@ -105,6 +112,9 @@ func (d *disk) count(r *run, b *vault.Batch) {
 	d.committedLinks += uint64(len(r.links))
 	d.s.links.Add(uint64(len(r.links)))
 	d.s.commits.Add(1)
+	for _, l := range r.links {
+		d.s.lagTimes.Observe(time.Since(l.stored))
+	}
 	for _, f := range b.Frames {
 		d.s.bytesStored.Add(uint64(len(f.Data)))
 	}

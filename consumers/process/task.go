@@ -144,7 +144,11 @@ func (d *disk) commit(ctx context.Context) {
 			release()
 			return func() { d.refuseRun(err) }
 		}
+		began := time.Now()
 		head, err := w.Commit(ctx, batch)
+		if err == nil {
+			d.s.commitTimes.Observe(time.Since(began))
+		}
 		release()
 		if err == nil {
 			if d.s.committed != nil {

@@ -103,8 +103,15 @@ func TestKill(t *testing.T) {
 	cmd := child(t, dir)
 	b := connect(t, dir, "agent")
 	a.point()
-	if err := a.flush(b); err != nil {
-		t.Fatal(err)
+	// The server takes connections before it has its streams.
+	for end := time.Now().Add(30 * time.Second); ; pause(t) {
+		err := a.flush(b)
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
 	}
 	b.Close()
 	a.listed()

@@ -96,7 +96,7 @@ func newConsole(lc fx.Lifecycle, c Config, s *embed.Server, cs *control.Service,
 	if c.Manage == "" {
 		return nil, nil
 	}
-	token, err := metricsToken(c.Dir)
+	token, err := MetricsToken(c.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func newConsole(lc fx.Lifecycle, c Config, s *embed.Server, cs *control.Service,
 		Listen: c.Manage, TLS: s.TLS(), Token: token, Enrol: cs.Enrolment, Log: log,
 		Ready: func(ctx context.Context) error { return errors.Join(s.Ready(), cs.ReadyNow(ctx)) },
 		Metrics: []func(context.Context) ([]console.Family, error){
-			cs.Metrics, func(context.Context) ([]console.Family, error) { return processMetrics(ps.Stats()), nil },
+			console.Runtime, cs.Metrics, func(context.Context) ([]console.Family, error) { return ProcessMetrics(ps.Stats()), nil },
 		},
 	})
 	if err != nil {
@@ -114,9 +114,9 @@ func newConsole(lc fx.Lifecycle, c Config, s *embed.Server, cs *control.Service,
 	return m, nil
 }
 
-// metricsToken is what readers of metrics on other machines bring. It is made at
+// MetricsToken is what readers of metrics on other machines bring. It is made at
 // the first start.
-func metricsToken(dir string) (string, error) {
+func MetricsToken(dir string) (string, error) {
 	file := filepath.Join(dir, "keys", "metrics.token")
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -129,8 +129,8 @@ func metricsToken(dir string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// processMetrics describes the process server.
-func processMetrics(st process.Stats) []console.Family {
+// ProcessMetrics describes a process server.
+func ProcessMetrics(st process.Stats) []console.Family {
 	store := 1.0
 	if st.Store != "" {
 		store = 0
@@ -156,5 +156,7 @@ func processMetrics(st process.Stats) []console.Family {
 		lag.Samples = append(lag.Samples, console.Sample{Labels: where, Value: d.Lag.Seconds()})
 		wait.Samples = append(wait.Samples, console.Sample{Labels: where, Value: float64(d.PendingBytes)})
 	}
-	return append(out, lag, wait)
+	commit := console.Family{Name: "leeward_process_commit_seconds", Help: "How long a commit to the vault took", Kind: console.Histogram, Samples: console.OfCounts(st.CommitTimes)}
+	all := console.Family{Name: "leeward_process_link_seconds", Help: "From JetStream's taking a link until the vault had it", Kind: console.Histogram, Samples: console.OfCounts(st.LagTimes)}
+	return append(out, lag, wait, commit, all)
 }

@@ -40,7 +40,7 @@ func options(c Config, version string, log *slog.Logger, o *opened) fx.Option {
 		}),
 		fx.Supply(c, log, o, &auditor{log: log}, consumers.Default(), controlConfig(c, version)),
 		fx.Provide(newServer, newBus, newVault, newConsole),
-		consumers.Module,
+		fx.Module("process", fx.Decorate(processBus), consumers.Module),
 		control.Module,
 		fx.Invoke(func(*console.Server) {}),
 	)
@@ -85,10 +85,10 @@ func newServer(lc fx.Lifecycle, c Config, a *auditor, log *slog.Logger, o *opene
 	return s, nil
 }
 
-func newBus(lc fx.Lifecycle, c Config, s *embed.Server, o *opened) (*bus.Bus, error) {
+func newBus(lc fx.Lifecycle, c Config, s *embed.Server, log *slog.Logger, o *opened) (*bus.Bus, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
-	b, err := s.Connect(ctx, embed.Operator)
+	b, err := s.Connect(ctx, embed.Control)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the embedded server: %w", err)
 	}
@@ -100,6 +100,18 @@ func newBus(lc fx.Lifecycle, c Config, s *embed.Server, o *opened) (*bus.Bus, er
 	if err := streams.Ensure(ctx, b.JS, sc); err != nil {
 		return nil, err
 	}
+	return b, takeTurn(ctx, lc, b, log, o)
+}
+
+// processBus is the process server's own connection: it may do less than control.
+func processBus(lc fx.Lifecycle, s *embed.Server, _ *bus.Bus, o *opened) (*bus.Bus, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	b, err := s.Connect(ctx, embed.Process)
+	if err != nil {
+		return nil, fmt.Errorf("connect the process server to the embedded server: %w", err)
+	}
+	o.add(lc, func(context.Context) error { b.Close(); return nil })
 	return b, nil
 }
 

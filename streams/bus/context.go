@@ -251,3 +251,13 @@ func orElse(a, b string) string {
 	}
 	return b
 }
+
+// Where says where o leads: the file with the certificates that may have signed the
+// servers', if one is named, and the servers' URLs, without users and passwords.
+func Where(o Options) (caFile string, urls []string, err error) {
+	s, err := resolve(o)
+	if err != nil {
+		return "", nil, err
+	}
+	return s.ca, strings.Split(s.shown, ","), nil
+}

@@ -123,7 +123,9 @@ func process() Rights {
 		"leeward.receipts.>", "leeward.events.>", "leeward.process.>", answers[0], answers[1], "$JS.API.INFO", whoami,
 		"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.DIRECT.GET.>", "$JS.API.STREAM.MSG.GET.*",
 		"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.CREATE.>",
-		"$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.UNPIN.>", "$JS.ACK.>", "$KV.>",
+		"$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.UNPIN.>", "$JS.API.CONSUMER.RESET." + streams.Changes + ".*", "$JS.ACK.>", "$KV.>",
+		// The table of who owns what is theirs; they make it again when it is gone.
+		"$JS.API.STREAM.CREATE.KV_" + streams.Shares, "$JS.API.STREAM.UPDATE.KV_" + streams.Shares,
 	}
 	// Whose tokens are good, and who an agent is, is control's alone to write.
 	p.Publish.Deny = []string{"$KV." + streams.Agents + ".>", "$KV." + streams.Tokens + ".>"}
