@@ -82,6 +82,8 @@ type Target interface {
 	// Validate says, before anything is done, why m cannot come up here.
 	Validate(ctx context.Context, m *Machine) error
 	// Start brings m up. dir is an empty directory for everything the run leaves:
-	// removing it, after Stop, removes every trace. The disks are read until Stop.
+	// removing it, after Stop, removes every trace. The disks are read until Stop. In the
+	// directory of a run that has ended, however, and with the same disks, it may go on
+	// from what that machine had put on its disks.
 	Start(ctx context.Context, m *Machine, dir string) (Running, error)
 }

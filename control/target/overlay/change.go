@@ -1,11 +1,6 @@
 package overlay
 
-import (
-	"fmt"
-	"os"
-
-	"golang.org/x/sys/unix"
-)
+import "fmt"
 
 // WriteAt writes p at off, which lie in the disk.
 func (o *Overlay) WriteAt(p []byte, off int64) (int, error) {
@@ -24,9 +19,6 @@ func (o *Overlay) WriteAt(p []byte, off int64) (int, error) {
 	o.written.Add(int64(done))
 	return done, nil
 }
-
-// Flush does nothing: see the package's comment.
-func (o *Overlay) Flush() error { return nil }
 
 // Trim discards bytes, which then read as zeros.
 func (o *Overlay) Trim(off, length int64) error { return o.WriteZeroes(off, length) }
@@ -85,6 +77,7 @@ func (o *Overlay) writePiece(p []byte, off int64) error {
 	if _, err := file.WriteAt(p, off); err != nil {
 		return fmt.Errorf("write overlay: %w", err)
 	}
+	o.unsynced.Store(true) // before the mark: what is marked is flushed
 	o.mark(off, end, isWritten)
 	return nil
 }
@@ -95,11 +88,14 @@ func (o *Overlay) mark(off, end int64, to state) {
 	defer o.mu.Unlock()
 	first := off / PageSize
 	o.states.set(first, pages(end)-first, to)
+	if o.recent != nil {
+		o.recent.add(first, pages(end)-first)
+	}
 }
 
 // fill brings a page into the data file unless it is there. Its state stays: readers
 // go on reading the base until the write that needed it is done.
-func (o *Overlay) fill(file *os.File, page int64) error {
+func (o *Overlay) fill(file file, page int64) error {
 	off := page * PageSize
 	end := min(off+PageSize, o.size)
 	st, _, _ := o.run(off, end)
@@ -142,7 +138,7 @@ func (o *Overlay) zeroPiece(off, length int64) error {
 		st, next, file := o.run(off, end)
 		if st == isWritten {
 			// Gives the space back where the file system can; no harm where not.
-			_ = unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, next-off)
+			_ = file.punch(off, next-off)
 		}
 		if st == isBase || st == isWritten {
 			o.mark(off, next, isZeroed)
@@ -161,7 +157,7 @@ func (o *Overlay) zeroPart(off, end int64) error {
 }
 
 // data returns the data file, made at the first call.
-func (o *Overlay) data() (*os.File, error) {
+func (o *Overlay) data() (file, error) {
 	o.mu.RLock()
 	file := o.file
 	o.mu.RUnlock()
@@ -173,14 +169,9 @@ func (o *Overlay) data() (*os.File, error) {
 	if o.file != nil {
 		return o.file, nil
 	}
-	file, err := os.OpenFile(o.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := o.files.make(o.path, o.size)
 	if err != nil {
 		return nil, fmt.Errorf("make overlay: %w", err)
-	}
-	if err := file.Truncate(o.size); err != nil {
-		file.Close()
-		os.Remove(o.path)
-		return nil, fmt.Errorf("make overlay of %d bytes: %w", o.size, err)
 	}
 	o.file = file
 	return file, nil

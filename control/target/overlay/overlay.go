@@ -46,24 +46,39 @@ type Overlay struct {
 	// page and replacing it must not mix. Readers take no part in it.
 	change [stripes]sync.Mutex
 
-	mu     sync.RWMutex // guards states, file
+	mu     sync.RWMutex // guards states, file, recent
 	states *states
-	file   *os.File
+	file   file
+	recent recent // nil until Track
+
+	files    files
+	unsynced atomic.Bool // something was written to the data file
+	flusher  flusher
 
 	read, baseRead, written atomic.Int64
 }
 
 // New returns an overlay over base whose changes go to a new file at path, made at
-// the first write.
+// the first write, and its map beside it.
 func New(base Base, path string) (*Overlay, error) {
+	for _, p := range []string{path, path + ".map"} {
+		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("overlay file %s: there is something already", p)
+		}
+	}
+	return open(base, path, osFiles{})
+}
+
+// Open returns the overlay that has been at path, with all that was flushed, or a new
+// one if nothing was. base must be the one it had.
+func Open(base Base, path string) (*Overlay, error) { return open(base, path, osFiles{}) }
+
+func open(base Base, path string, fs files) (*Overlay, error) {
 	size := base.Size()
 	if size < 0 {
 		return nil, fmt.Errorf("overlay over a disk of %d bytes", size)
 	}
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("overlay file %s: there is something already", path)
-	}
-	o := &Overlay{base: base, size: size, path: path, states: newStates(pages(size))}
+	o := &Overlay{base: base, size: size, path: path, files: fs, states: newStates(pages(size))}
 	var err error
 	base.Extents(func(off, length int64) bool {
 		if off < 0 || length < 0 || off > size || length > size-off {
@@ -76,7 +91,14 @@ func New(base Base, path string) (*Overlay, error) {
 		}
 		return true
 	})
-	return o, err
+	clear(o.states.dirty)
+	if err == nil {
+		err = o.reopen()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open overlay %s: %w", path, err), o.Close())
+	}
+	return o, nil
 }
 
 // pages returns how many pages n bytes touch.
@@ -90,21 +112,24 @@ func (o *Overlay) Stats() Stats {
 	return Stats{Read: o.read.Load(), BaseRead: o.baseRead.Load(), Written: o.written.Load()}
 }
 
-// Close closes the data file; it stays where it is. No other method may be running.
+// Close closes the files, which stay where they are. It flushes nothing. No other method
+// may be running.
 func (o *Overlay) Close() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.file == nil {
-		return nil
+	var errs []error
+	for _, f := range []*file{&o.file, &o.flusher.pages} {
+		if *f != nil {
+			errs = append(errs, (*f).Close())
+			*f = nil
+		}
 	}
-	err := o.file.Close()
-	o.file = nil
-	return err
+	return errors.Join(errs...)
 }
 
 // run returns the state at a byte and the end of the run of bytes that share it,
 // at most end, with the data file if there is one.
-func (o *Overlay) run(off, end int64) (state, int64, *os.File) {
+func (o *Overlay) run(off, end int64) (state, int64, file) {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	page := off / PageSize

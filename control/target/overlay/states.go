@@ -26,10 +26,11 @@ type states struct {
 	leaves  []*leaf
 	allBase *leaf
 	pages   int64
+	dirty   map[int64]struct{} // leaves that changed, see takeDirty
 }
 
 func newStates(pages int64) *states {
-	s := &states{leaves: make([]*leaf, (pages+leafPages-1)/leafPages), allBase: new(leaf), pages: pages}
+	s := &states{leaves: make([]*leaf, (pages+leafPages-1)/leafPages), allBase: new(leaf), pages: pages, dirty: map[int64]struct{}{}}
 	for i := range s.allBase {
 		s.allBase[i] = everyPage * uint64(isBase)
 	}
@@ -51,7 +52,9 @@ func (s *states) set(page, n int64, to state) {
 		case s.leaves[at] == nil && to == isHole:
 		case s.leaves[at] == s.allBase && to == isBase:
 		default:
-			s.own(at).set(from, count, to)
+			if s.own(at).set(from, count, to) {
+				s.dirty[at] = struct{}{}
+			}
 		}
 		page += count
 		n -= count
@@ -70,16 +73,20 @@ func (s *states) own(at int64) *leaf {
 	return s.leaves[at]
 }
 
-func (l *leaf) set(page, n int64, to state) {
+// set reports whether anything is another than before.
+func (l *leaf) set(page, n int64, to state) (changed bool) {
 	for n > 0 {
 		from := page % wordPages
 		count := min(n, wordPages-from)
 		mask := ^uint64(0) >> (64 - 2*count) << (2 * from)
 		w := &l[page/wordPages]
-		*w = *w&^mask | everyPage*uint64(to)&mask
+		was := *w
+		*w = was&^mask | everyPage*uint64(to)&mask
+		changed = changed || *w != was
 		page += count
 		n -= count
 	}
+	return changed
 }
 
 // run returns the state of page and how many pages from there on, up to limit, share

@@ -144,7 +144,7 @@ func TestBootSector(t *testing.T) {
 			left, err := os.ReadDir(dir)
 			for _, e := range left {
 				switch e.Name() {
-				case "disk0.overlay", serialFile, screenFile, qemuFile:
+				case "disk0.overlay", "disk0.overlay.map", serialFile, screenFile, qemuFile:
 				default:
 					t.Errorf("%s is left", e.Name())
 				}

@@ -101,7 +101,7 @@ func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine, a accel
 	if err := r.export(m.Disks); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(filepath.Join(r.dir, serialFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	log, err := os.OpenFile(filepath.Join(r.dir, serialFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -127,11 +127,12 @@ func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine, a accel
 	return nil
 }
 
-// export serves the disks through overlays.
+// export serves the disks through overlays: those of an earlier run in this directory, with
+// all that its guest had flushed, or new ones.
 func (r *Run) export(disks []target.Disk) error {
 	var configs []nbd.Config
 	for i, d := range disks {
-		o, err := overlay.New(d, filepath.Join(r.dir, exportName(i)+".overlay"))
+		o, err := overlay.Open(d, filepath.Join(r.dir, exportName(i)+".overlay"))
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name(), err)
 		}

@@ -186,10 +186,14 @@ func (t *Target) plan(m *target.Machine, a accel, dir string) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.uefiCode = fw.code
+	// What the guest has set in an earlier run stays.
+	if _, err := os.Stat(filepath.Join(dir, varsFile)); err == nil {
+		return p, nil
+	}
 	vars, err := os.ReadFile(fw.vars)
 	if err != nil {
 		return nil, fmt.Errorf("read UEFI variables: %w", err)
 	}
-	p.uefiCode = fw.code
 	return p, os.WriteFile(filepath.Join(dir, varsFile), vars, 0o600)
 }
