@@ -26,3 +26,16 @@ func (v *Vault) Opened(ctx context.Context, id DiskID, epoch uint64) (*Open, err
 	}
 	return openRecord(s.Trailer), nil
 }
+
+// Epochs returns the epochs of a disk that the vault holds anything of, ascending.
+func (v *Vault) Epochs(ctx context.Context, id DiskID) ([]uint64, error) {
+	d, err := v.disk(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("epochs of %s: %w", id, err)
+	}
+	h, err := d.history(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("epochs of %s: %w", id, err)
+	}
+	return h.epochs(), nil
+}
