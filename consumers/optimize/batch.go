@@ -9,6 +9,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/streams/entropy"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -169,6 +170,9 @@ func (o *Optimizer) pack(f *vault.Frame, blocks int) {
 			data = append(data, f.Data[from:from+int(e.Count)*vault.BlockSize]...)
 		}
 		f.Data, f.Raw = data, uint32(raw)
+	}
+	if entropy.Dense(f.Data) {
+		return // the agent will have found the same, that is why it is raw
 	}
 	buf := o.scratch.Get().(*[]byte)
 	packed := o.enc.EncodeAll(f.Data, (*buf)[:0])

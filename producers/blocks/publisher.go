@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/entropy"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -271,7 +272,7 @@ func (p *Publisher) pack(enc *zstd.Encoder, f *frame) *wire.Block {
 		s := wire.SumOf(f.data[i*wire.BlockSize : (i+1)*wire.BlockSize])
 		b.Sums = append(b.Sums, s[:]...)
 	}
-	if len(f.data) == 0 || p.o.Raw != nil && p.o.Raw() {
+	if len(f.data) == 0 || p.o.Raw != nil && p.o.Raw() || entropy.Dense(f.data) {
 		return b
 	}
 	packed := enc.EncodeAll(f.data, p.buffer())
