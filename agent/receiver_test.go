@@ -106,7 +106,7 @@ func (r *receiver) take(b []byte) {
 		r.last = c.Number
 		r.apply(c)
 	}
-	r.hash = wire.HashOf(b)
+	r.hash = wire.LinkHash(c, b)
 	r.send(rc)
 }
 

@@ -66,6 +66,7 @@ type tempo struct {
 	idle     time.Duration // after which a disk's writer is closed
 	retry    time.Duration // first wait after the store failed
 	retryMax time.Duration
+	busMax   time.Duration // longest wait after JetStream failed: it is away for seconds, and everybody waits for it
 	ask      time.Duration // how long a request for sums waits
 	quiet    time.Duration // least time between two equal events
 	request  time.Duration // life of a request for messages: so long may one who lost a partition still get some
@@ -77,8 +78,8 @@ func patient() tempo {
 	return tempo{
 		hold: 2 * time.Second, reset: 10 * time.Second,
 		touch: streams.PartitionConsumer(0).AckWait / 3,
-		idle:  5 * time.Minute, retry: 200 * time.Millisecond, retryMax: 15 * time.Second,
-		ask: 5 * time.Second, quiet: 10 * time.Second, request: 10 * time.Second, beat: time.Second, leave: leaveTime,
+		idle:  5 * time.Minute, retry: 200 * time.Millisecond, retryMax: 15 * time.Second, busMax: time.Second,
+		ask: 5 * time.Second, quiet: 10 * time.Second, request: 6 * time.Second, beat: time.Second, leave: leaveTime,
 	}
 }
 

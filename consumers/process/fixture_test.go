@@ -60,7 +60,7 @@ func newVault(t testing.TB, wrap func(store.Store) store.Store) *vault.Vault {
 // restless is a server's tempo in tests.
 func restless() tempo {
 	return tempo{hold: 150 * time.Millisecond, reset: 100 * time.Millisecond, touch: 100 * time.Millisecond, idle: time.Hour,
-		retry: 10 * time.Millisecond, retryMax: 100 * time.Millisecond, ask: 2 * time.Second, quiet: 10 * time.Second,
+		retry: 10 * time.Millisecond, retryMax: 100 * time.Millisecond, busMax: 100 * time.Millisecond, ask: 2 * time.Second, quiet: 10 * time.Second,
 		request: 2 * time.Second, beat: 100 * time.Millisecond, leave: leaveTime}
 }
 
@@ -190,7 +190,7 @@ func (a *agent) message(c *wire.Change) *nats.Msg {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.at, a.prev = vault.Position{Epoch: c.Epoch, Number: c.Number}, wire.HashOf(b)
+	a.at, a.prev = vault.Position{Epoch: c.Epoch, Number: c.Number}, wire.LinkHash(c, b)
 	m := nats.NewMsg(streams.ChangesSubject(a.machine, a.disk))
 	m.Data, m.Header = b, nats.Header(wire.Headers(c))
 	return m

@@ -25,14 +25,14 @@ func (s *Server) pull(pt *part) {
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > s.tempo.retryMax {
+		if time.Since(began) > s.tempo.busMax {
 			wait = s.tempo.retry
 		}
 		s.log.Warn("pulling stopped, trying again", "partition", p, "err", err, "in", wait)
 		if !sleep(ctx, wait) {
 			return
 		}
-		wait = min(2*wait, s.tempo.retryMax)
+		wait = min(2*wait, s.tempo.busMax)
 	}
 }
 
@@ -94,6 +94,11 @@ func (s *Server) consume(ctx context.Context, pt *part) error {
 			}
 			if _, gone := s.js.Consumer(ctx, streams.Changes, streams.PartitionConsumer(p).Durable); errors.Is(gone, jetstream.ErrConsumerNotFound) || errors.Is(gone, jetstream.ErrStreamNotFound) {
 				return fmt.Errorf("%w (%w)", gone, err)
+			}
+			if errors.Is(err, jetstream.ErrNoHeartbeat) {
+				// The server that led this consumer was cut off. What it had sent on its way
+				// to us would come again only when its acknowledgement wait has passed.
+				s.again(ctx, p)
 			}
 		}
 	}
@@ -186,7 +191,7 @@ func (s *Server) deliver(ctx context.Context, p int, m jetstream.Msg) {
 		return
 	}
 	l := &link{
-		Link: optimize.Link{Change: c, Hash: wire.HashOf(m.Data())}, size: int64(len(m.Data())) + linkOverhead,
+		Link: optimize.Link{Change: c, Hash: wire.LinkHash(c, m.Data())}, size: int64(len(m.Data())) + linkOverhead,
 		stored: meta.Timestamp, tickets: []ticket{{seq: meta.Sequence.Stream, reply: m.Reply()}},
 	}
 	d := s.pin(id)

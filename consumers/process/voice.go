@@ -117,7 +117,7 @@ func (v *voice) lastReceipt(ctx context.Context, id vault.DiskID) (*wire.Receipt
 
 // insist does try until it works or ctx ends.
 func (v *voice) insist(ctx context.Context, what string, try func(context.Context) error) error {
-	for wait := v.tempo.retry; ; wait = min(2*wait, v.tempo.retryMax) {
+	for wait := v.tempo.retry; ; wait = min(2*wait, v.tempo.busMax) {
 		c, cancel := context.WithTimeout(ctx, answerWait)
 		err := try(c)
 		cancel()

@@ -100,7 +100,7 @@ func (a *agent) link(c *wire.Change) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.hash = wire.HashOf(p)
+	a.hash = wire.LinkHash(c, p)
 	a.outbox = append(a.outbox, message{streams.ChangesSubject("web", "sda"), wire.MsgID(c), p})
 }
 

@@ -52,7 +52,7 @@ func (c *collector) collect(ctx context.Context, b *bus.Bus, machine, disk strin
 			if err != nil {
 				c.t.Fatal(err)
 			}
-			c.links[ch.Number], c.hash[ch.Number] = ch, wire.HashOf(m.Data())
+			c.links[ch.Number], c.hash[ch.Number] = ch, wire.LinkHash(ch, m.Data())
 			c.order = append(c.order, ch.Number)
 			if err := m.Ack(); err != nil && ctx.Err() == nil {
 				c.t.Log("ack:", err)

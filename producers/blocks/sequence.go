@@ -43,7 +43,7 @@ func (p *Publisher) message(c *wire.Change) (*message, error) {
 	m.Data = b
 	m.Header = nats.Header(wire.Headers(c))
 	m.Header.Set(jetstream.MsgIDHeader, wire.MsgID(c))
-	return &message{msg: m, hash: wire.HashOf(b), number: c.Number}, nil
+	return &message{msg: m, hash: wire.LinkHash(c, b), number: c.Number}, nil
 }
 
 // sequence numbers, chains and publishes what the compressors made, in order.

@@ -46,12 +46,13 @@ func BenchmarkDecodeBlock(b *testing.B) {
 }
 
 func BenchmarkHash(b *testing.B) {
-	p, err := Encode(bigBlock())
+	m := bigBlock()
+	p, err := Encode(m)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.SetBytes(int64(len(p)))
 	for b.Loop() {
-		HashOf(p)
+		LinkHash(m, p)
 	}
 }

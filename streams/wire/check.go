@@ -7,12 +7,24 @@ import (
 	"github.com/leeward-dr/leeward/streams"
 )
 
-func (m *Change) setVersion()      { m.Version = Version }
+func (m *Change) setVersion() {
+	m.Version = Version
+	if m.Block != nil {
+		m.Version, m.Block.Check = BlockVersion, checksum(m.Block.Data)
+	}
+}
 func (m *Marker) setVersion()      { m.Version = Version }
 func (m *Receipt) setVersion()     { m.Version = Version }
 func (m *Event) setVersion()       { m.Version = Version }
 func (m *SumsRequest) setVersion() { m.Version = Version }
 func (m *SumsReply) setVersion()   { m.Version = Version }
+
+func (m *Change) versions() (uint8, *uint8)      { return BlockVersion, &m.Version }
+func (m *Marker) versions() (uint8, *uint8)      { return Version, &m.Version }
+func (m *Receipt) versions() (uint8, *uint8)     { return Version, &m.Version }
+func (m *Event) versions() (uint8, *uint8)       { return Version, &m.Version }
+func (m *SumsRequest) versions() (uint8, *uint8) { return Version, &m.Version }
+func (m *SumsReply) versions() (uint8, *uint8)   { return Version, &m.Version }
 
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
@@ -52,6 +64,9 @@ func (m *Change) check() error {
 	}
 	if m.Number == 1 && m.Prev != (Hash{}) {
 		return malformed("change 1 has a predecessor")
+	}
+	if m.Version == BlockVersion && m.Block == nil {
+		return malformed("change of kind %d is of version %d, only blocks are", m.Kind, m.Version)
 	}
 	switch m.Kind {
 	case KindOpen:

@@ -24,6 +24,7 @@ type message interface {
 	size() int // bytes to reserve for the encoded message
 	write(b []byte) []byte
 	read(r *reader) // everything behind the version
+	versions() (newest uint8, at *uint8)
 	elements() int
 }
 
@@ -47,7 +48,8 @@ func DecodeSumsRequest(b []byte) (*SumsRequest, error) { return decode(b, new(Su
 func DecodeSumsReply(b []byte) (*SumsReply, error) { return decode(b, new(SumsReply)) }
 
 func decode[M message](b []byte, m M) (M, error) {
-	if err := checkVersion(b); err != nil {
+	newest, version := m.versions()
+	if err := checkVersion(b, newest); err != nil {
 		return nil, err
 	}
 	r := &reader{b: b}
@@ -55,8 +57,7 @@ func decode[M message](b []byte, m M) (M, error) {
 		mk.Took = 1 // of the longer form, until it is read
 	}
 	r.fields(m.elements())
-	r.u8()
-	m.setVersion()
+	*version = r.u8()
 	m.read(r)
 	if r.err == nil && r.i != len(b) {
 		r.fail("%d bytes after the message", len(b)-r.i)
@@ -70,9 +71,9 @@ func decode[M message](b []byte, m M) (M, error) {
 	return m, nil
 }
 
-// checkVersion refuses a message of another version before anything else of it is
-// believed: it may have any number of elements.
-func checkVersion(b []byte) error {
+// checkVersion refuses a message of a version that is not known before anything else
+// of it is believed: it may have any number of elements.
+func checkVersion(b []byte, newest uint8) error {
 	r := &reader{b: b}
 	if n := r.array(len(b), 1); r.err == nil && n == 0 {
 		return malformed("no version")
@@ -81,8 +82,8 @@ func checkVersion(b []byte) error {
 	if r.err != nil {
 		return r.err
 	}
-	if v != Version {
-		return fmt.Errorf("%w: %d, this program knows %d: upgrade the older side", ErrVersion, v, Version)
+	if v < Version || v > newest {
+		return fmt.Errorf("%w: %d, this program knows up to %d: upgrade the older side", ErrVersion, v, newest)
 	}
 	return nil
 }
@@ -116,7 +117,7 @@ func (m *Change) write(b []byte) []byte {
 		b = append(b, msgpcode.Nil)
 	}
 	if m.Block != nil {
-		b = m.Block.write(b)
+		b = m.Block.write(b, m.Version)
 	} else {
 		b = append(b, msgpcode.Nil)
 	}
@@ -138,7 +139,7 @@ func (m *Change) read(r *reader) {
 	}
 	if !r.none() {
 		m.Block = new(Block)
-		m.Block.read(r)
+		m.Block.read(r, m.Version)
 	}
 	if !r.none() {
 		m.Cut = new(Cut)
@@ -164,8 +165,16 @@ func (o *Open) read(r *reader) {
 	o.MinEpoch, o.MinNumber = r.u64(), r.u64()
 }
 
-func (k *Block) write(b []byte) []byte {
-	b = addArray(b, 5)
+// fields is how many elements a block of a version has.
+func fields(version uint8) int {
+	if version < BlockVersion {
+		return 5
+	}
+	return 6
+}
+
+func (k *Block) write(b []byte, version uint8) []byte {
+	b = addArray(b, fields(version))
 	b = addUint(b, uint64(k.Codec))
 	b = addUint(b, uint64(k.Raw))
 	b = addArray(b, len(k.Extents))
@@ -175,11 +184,15 @@ func (k *Block) write(b []byte) []byte {
 		b = addUint(b, uint64(e.Count))
 		b = addUint(b, uint64(e.Kind))
 	}
-	return addBytes(addBytes(b, k.Sums), k.Data)
+	b = addBytes(b, k.Sums)
+	if version >= BlockVersion {
+		b = addUint(b, uint64(k.Check))
+	}
+	return addBytes(b, k.Data)
 }
 
-func (k *Block) read(r *reader) {
-	r.fields(5)
+func (k *Block) read(r *reader, version uint8) {
+	r.fields(fields(version))
 	k.Codec, k.Raw = Codec(r.u8()), r.u32()
 	if n := r.array(MaxExtents, 4); n > 0 {
 		k.Extents = make([]Extent, n)
@@ -189,7 +202,13 @@ func (k *Block) read(r *reader) {
 		k.Extents[i].Start, k.Extents[i].Count, k.Extents[i].Kind = r.u64(), r.u32(), ExtentKind(r.u8())
 	}
 	k.Sums = r.bytes(MaxRaw / BlockSize * 16)
+	if version >= BlockVersion {
+		k.Check = r.u32()
+	}
 	k.Data = r.bytes(MaxData)
+	if version >= BlockVersion && r.err == nil && checksum(k.Data) != k.Check {
+		r.fail("data of %d bytes has the checksum %08x, want %08x: it was damaged on the way", len(k.Data), checksum(k.Data), k.Check)
+	}
 }
 
 func (c *Cut) write(b []byte) []byte {

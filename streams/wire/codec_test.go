@@ -184,14 +184,14 @@ func TestOtherVersions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, v := range []byte{0, 2, 127} {
+		for _, v := range []byte{0, 3, 127} {
 			b[versionAt(b)] = v
 			if _, err := decodeLike(t, m, b); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "upgrade") {
 				t.Errorf("%s of version %d: %v", name, v, err)
 			}
 		}
 		// A later version may be longer than we know and hold what we do not.
-		later := []byte{0xdc, 0, 20, 2, 0xcb, 1, 2, 3, 4, 5, 6, 7, 8}
+		later := []byte{0xdc, 0, 20, 3, 0xcb, 1, 2, 3, 4, 5, 6, 7, 8}
 		if _, err := decodeLike(t, m, append(later, make([]byte, 20)...)); !errors.Is(err, ErrVersion) {
 			t.Errorf("%s of a later, longer version: %v", name, err)
 		}

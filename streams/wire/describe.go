@@ -25,7 +25,7 @@ func Describe(subject string, payload []byte) (any, error) {
 		}
 		return v, nil
 	}
-	if err := checkVersion(payload); err != nil {
+	if err := checkVersion(payload, BlockVersion); err != nil {
 		return nil, err
 	}
 	elements := (&reader{b: payload}).array(len(payload), 1)

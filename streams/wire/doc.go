@@ -2,8 +2,9 @@
 //
 // Every message is one msgpack array whose first element is the version, so that
 // a reader can refuse what it does not know before it decodes the rest. A reader
-// of version v refuses any other version with ErrVersion; new optional elements
-// are added at the end together with a new version.
+// refuses a version that it does not know with ErrVersion. Everything is of version 1
+// but changes that carry blocks: they are of version 2, and those of version 1 are still
+// read. So process servers are upgraded before agents.
 //
 // Elements are numbers (signed only where a time may be), booleans, texts (str)
 // and bytes (bin); structures are arrays of their elements, absent ones nil, lists
@@ -21,7 +22,7 @@
 //	SumsReply      (reply)                 version epoch start sums error
 //
 //	open           size capture guarantee host instance path identity reason min_epoch min_number
-//	block          codec raw extents sums data
+//	block          codec raw extents sums check data (version 1: without check)
 //	extent         start count kind
 //	cut            point group time consistency size
 //	member         machine facts disks
@@ -33,8 +34,11 @@
 // # The chain of a disk
 //
 // The changes of a disk form a chain. Within an epoch they are numbered from 1
-// without gaps, and prev is the SHA-256 of the encoded message before (32 zero
-// bytes in number 1). Number 1 is always an Open. An epoch starts where the vault
+// without gaps, and prev is the hash of the message before (32 zero bytes in number
+// 1): the SHA-256 of its encoded bytes, of a block of version 2 of those before the
+// bytes of data. What the data says is fixed by the sums, which are hashed; what
+// happens to it on the way is seen by check, its CRC-32C, which every reader compares.
+// Number 1 is always an Open. An epoch starts where the vault
 // stands when it reads the Open: the process server writes its own position in
 // the epoch before as the new epoch's base and says so in the receipt. Epochs of
 // a disk only grow. A reader drops what it has already, asks for what is missing

@@ -126,16 +126,9 @@ func TestGolden(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatalf("%v (make it with -update)", err)
-			}
-			want, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
-			if err != nil {
-				t.Fatal(err)
-			}
+			want := vector(t, file)
 			if !bytes.Equal(got, want) {
-				t.Fatalf("encodes to\n%s\nwant\n%s", wrapHex(got), text)
+				t.Fatalf("encodes to\n%s\nwant\n%s", wrapHex(got), wrapHex(want))
 			}
 			back, err := decodeLike(t, m, want)
 			if err != nil {
@@ -145,6 +138,73 @@ func TestGolden(t *testing.T) {
 				t.Fatalf("decodes to\n%+v\nwant\n%+v", back, m)
 			}
 		})
+	}
+}
+
+// vector reads one file of testdata.
+func vector(t testing.TB, file string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v (make it with -update)", err)
+	}
+	b, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// oldBlocks are the vectors of blocks of version 1, by the name of their sample.
+func oldBlocks(t testing.TB) map[string][]byte {
+	t.Helper()
+	all := map[string][]byte{}
+	for _, name := range []string{"change-block-zstd", "change-block-raw", "change-block-zero"} {
+		all[name] = vector(t, filepath.Join("testdata", "v1-"+name+".hex"))
+	}
+	return all
+}
+
+// Agents are upgraded after process servers, so blocks of version 1 are read, and
+// their place in the chain is what it was.
+func TestOldBlocks(t *testing.T) {
+	for name, b := range oldBlocks(t) {
+		c, err := DecodeChange(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := samples()[name].(*Change) // of version 1 and without a checksum until it is encoded
+		if !reflect.DeepEqual(c, want) {
+			t.Errorf("%s decodes to\n%+v\nwant\n%+v", name, c, want)
+		}
+		if LinkHash(c, b) != HashOf(b) {
+			t.Errorf("%s has another hash than before", name)
+		}
+	}
+}
+
+// The chain holds every byte of a link but those of its data, which has a checksum: no
+// byte can change unseen.
+func TestLinkHash(t *testing.T) {
+	for _, name := range []string{"change-open", "change-block-zstd", "change-block-zero", "change-cut"} {
+		c := samples()[name].(*Change)
+		b, err := Encode(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := LinkHash(c, b)
+		for i := range b {
+			for _, bit := range []byte{1, 0x10, 0x80} {
+				b[i] ^= bit
+				if back, err := DecodeChange(b); err == nil && LinkHash(back, b) == want {
+					t.Errorf("%s: a flipped bit in byte %d of %d is not seen", name, i, len(b))
+				}
+				b[i] ^= bit
+			}
+		}
+		if back, err := DecodeChange(b); err != nil || LinkHash(back, b) != want {
+			t.Errorf("%s: reader and writer disagree on the hash (%v)", name, err)
+		}
 	}
 }
 

@@ -4,10 +4,15 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"hash/crc32"
 )
 
-// Version is the version of every message this package writes.
-const Version = 1
+// Version is the version of every message this package writes, but for changes that
+// carry blocks, which are of BlockVersion; those of Version are still read.
+const (
+	Version      = 1
+	BlockVersion = 2
+)
 
 // BlockSize is the unit of change in bytes.
 const BlockSize = 4096
@@ -34,8 +39,23 @@ var (
 // Hash identifies one encoded message: its SHA-256.
 type Hash [sha256.Size]byte
 
-// HashOf returns the hash of an encoded message.
+// HashOf returns the SHA-256 of bytes. The hash of a link is LinkHash.
 func HashOf(encoded []byte) Hash { return sha256.Sum256(encoded) }
+
+// LinkHash returns the hash of a link, which is the next one's Prev. c must come from
+// Encode or DecodeChange, and encoded be its bytes.
+func LinkHash(c *Change, encoded []byte) Hash {
+	if c.Block != nil && c.Version >= BlockVersion {
+		// Behind the data stands the mark of an absent Cut.
+		return HashOf(encoded[:len(encoded)-len(c.Block.Data)-1])
+	}
+	return HashOf(encoded)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// checksum is what Block.Check holds of Block.Data.
+func checksum(data []byte) uint32 { return crc32.Checksum(data, castagnoli) }
 
 // Sum identifies the content of one block, see the package comment.
 type Sum [16]byte
@@ -132,6 +152,7 @@ type Block struct {
 	Raw     uint32
 	Extents []Extent
 	Sums    []byte // 16 bytes for each data block, in the order of Data
+	Check   uint32 // CRC-32C of Data; set by Encode, 0 in version 1
 	Data    []byte
 }
 
