@@ -21,8 +21,14 @@ import (
 // inSwitch marks the child that lives in the network namespace of the switch.
 const inSwitch = "LEEWARD_BENCH_SWITCH"
 
-func runFleet(ctx context.Context, args []string) error {
-	f := flag.NewFlagSet("bench fleet", flag.ContinueOnError)
+// runFleet runs a cluster and breaks it; with power the only fault is a power failure
+// of NATS nodes.
+func runFleet(ctx context.Context, args []string, power bool) error {
+	name := "fleet"
+	if power {
+		name = "power"
+	}
+	f := flag.NewFlagSet("bench "+name, flag.ContinueOnError)
 	var c common
 	c.add(f)
 	size := bytesFlag(96 << 20)
@@ -35,6 +41,7 @@ func runFleet(ctx context.Context, args []string) error {
 	f.DurationVar(&o.Recovery, "recovery", 30*time.Second, "every machine must have a new point so long after a fault ended")
 	f.IntVar(&o.Every, "every", 50, "restore every so many points, beside those around faults")
 	f.IntVar(&o.Rolling, "rolling", 10, "restart everything, part by part, every so many rounds; 0: never")
+	f.StringVar(&o.Only, "only", "", "only faults whose text begins with `words`, e.g. \"kill n\" or \"pull the cable of n\"")
 	up := f.String("leeward", "bin/leeward", "the server's binary")
 	agentBin := f.String("agent", "bin/leeward-agent", "the agent's binary")
 	if err := parse(f, args); err != nil {
@@ -51,6 +58,7 @@ func runFleet(ctx context.Context, args []string) error {
 		return usage{err}
 	}
 	o.Nodes = filepath.Join(source(), "..", "deploy", "nats")
+	o.Power = power
 	o.Size, o.Seed, o.Dir, o.Keep, o.Log, o.Say = int64(size), c.seed, c.dir, c.keepDir, c.log(), say
 	res := newResults()
 	r, err := fleet.Run(ctx, o)
@@ -59,7 +67,7 @@ func runFleet(ctx context.Context, args []string) error {
 	}
 	res.Detail = r
 	printFleet(os.Stdout, r)
-	if err := c.keep(res, "fleet", os.Stdout); err != nil {
+	if err := c.keep(res, name, os.Stdout); err != nil {
 		return err
 	}
 	if !r.OK(o.Rounds) {
@@ -88,7 +96,7 @@ func printFleet(w io.Writer, r *fleet.Result) {
 		return
 	}
 	rows := [][]string{{"fault", "rounds", "recovery p50", "max"}}
-	for _, kind := range []string{"kill n", "kill p", "kill c", "kill web", "pull the cable of n", "pull the cable of p", "pull the cable of c", "pull the cable of web", "rolling"} {
+	for _, kind := range []string{"kill n", "kill p", "kill c", "kill web", "pull the cable of n", "pull the cable of p", "pull the cable of c", "pull the cable of web", "rolling", "power of n", "power of the leader", "power of all"} {
 		var x []time.Duration
 		for _, k := range r.Rounds {
 			if strings.HasPrefix(k.What, kind) {

@@ -7,6 +7,8 @@
 //	go run ./bench overhead [flags] what tracking and freezing cost the protected machine
 //	go run ./bench chaos [flags]   kill -9 at random moments, nothing lost
 //	go run ./bench fleet [flags]   a cluster in network namespaces, broken again and again
+//	go run ./bench pipe [flags]    incompressible blocks beside JetStream alone, and CPU time by stage
+//	go run ./bench power [flags]   the same cluster, its nodes lose their power
 //
 // Everything that is measured is measured in the same run, in alternating order,
 // and given as a ratio; a figure that could not be taken says why. Results are kept
@@ -77,7 +79,11 @@ func run(ctx context.Context, args []string) error {
 		case "chaos":
 			return runChaos(ctx, args[1:])
 		case "fleet":
-			return runFleet(ctx, args[1:])
+			return runFleet(ctx, args[1:], false)
+		case "power":
+			return runFleet(ctx, args[1:], true)
+		case "pipe":
+			return runPipe(ctx, args[1:])
 		case "first-read":
 			return firstRead(ctx, args[1:])
 		case "peers":

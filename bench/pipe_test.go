@@ -1,17 +1,13 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
-	"github.com/leeward-dr/leeward/agent"
 	"github.com/leeward-dr/leeward/bench/product"
 	"github.com/leeward-dr/leeward/bench/rig"
-	"github.com/leeward-dr/leeward/streams/bus"
 )
 
 // BenchmarkPipe copies an incompressible disk of 256 MiB from an agent to the vault
@@ -47,29 +43,4 @@ func BenchmarkPipe(b *testing.B) {
 		}
 		b.StartTimer()
 	}
-}
-
-// copyOnce runs an agent until its first point is listed.
-func copyOnce(ctx context.Context, site *product.Site, image, self, state string) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	cfg := agent.Default()
-	cfg.Machine, cfg.Disks = benchMachine, []agent.DiskConfig{{Path: image, Name: benchDisk}}
-	cfg.Capture, cfg.StateDir, cfg.GuardCommand = "scan", state, []string{self, "guard"}
-	bs, err := bus.Connect(ctx, bus.Options{Name: "bench agent", Context: product.Context(site.Dir, "agent")})
-	if err != nil {
-		return err
-	}
-	defer bs.Close()
-	a, err := agent.New(ctx, cfg, bs, product.Silent())
-	if err != nil {
-		return err
-	}
-	defer a.Close()
-	run, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(run) }()
-	_, err = site.AwaitPoint(ctx, benchMachine, time.Unix(0, 0), nil)
-	stop()
-	return errors.Join(err, <-ended)
 }

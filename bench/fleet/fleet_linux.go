@@ -28,6 +28,8 @@ type Options struct {
 	Recovery time.Duration // every machine must have a new point so long after a fault ended
 	Every    int           // of the listed points every so many are restored
 	Rolling  int           // every so many rounds all parts are restarted one after the other; 0: never
+	Power    bool          // the only fault is a power failure: of one NATS node, of the one that leads, of all at once
+	Only     string        // the only fault is one whose text begins so, e.g. "kill n"; empty: any
 	Seed     uint64
 	Nodes    string // folder with node.conf
 	Bin      product.Binaries
@@ -89,6 +91,7 @@ type trial struct {
 	conf     string  // directory of configuration, keys and contexts
 	parts    []*part // nodes, process servers, controls
 	machines []*machine
+	stores   map[string]*store // of the nodes, if their power may fail
 	site     *product.Site
 	seen     map[string]bool
 	around   map[string]bool
@@ -114,7 +117,7 @@ func Run(ctx context.Context, o Options) (res *Result, err error) {
 	r.Keep = o.Keep
 	o.Say("working in %s", r.Dir)
 	t := &trial{
-		o: o, rig: r, rnd: rand.New(rand.NewPCG(o.Seed, 17)), seen: map[string]bool{}, around: map[string]bool{},
+		o: o, rig: r, rnd: rand.New(rand.NewPCG(o.Seed, 17)), stores: map[string]*store{}, seen: map[string]bool{}, around: map[string]bool{},
 		res: &Result{Seed: o.Seed, Rounds: []Round{}, Resyncs: []string{}, Ends: []string{}, Bad: []string{}},
 	}
 	for _, do := range []func(context.Context) error{t.cluster, t.servers, t.protect, t.havoc, t.look} {
@@ -169,9 +172,13 @@ func (t *trial) cluster(ctx context.Context) (err error) {
 		return err
 	}
 	for _, h := range hosts {
+		dir, err := t.store(ctx, h.name)
+		if err != nil {
+			return err
+		}
 		env := []string{
 			"LEEWARD_NODE=" + h.name, "LEEWARD_LISTEN=" + h.addr + ":4222", "LEEWARD_CLUSTER=" + h.addr + ":6222",
-			"LEEWARD_STORE=" + filepath.Join(t.rig.Dir, "store-"+h.name),
+			"LEEWARD_STORE=" + dir,
 		}
 		for i, a := range addrs {
 			env = append(env, fmt.Sprintf("LEEWARD_ROUTE_%d=tls://%s:6222", i+1, a))

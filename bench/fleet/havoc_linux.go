@@ -41,22 +41,16 @@ func (t *trial) round(ctx context.Context, i int) error {
 	if err := pause(ctx, time.Duration(t.rnd.Int64N(int64(2*time.Second)))); err != nil {
 		return err
 	}
-	victim := t.all()[t.rnd.IntN(len(t.parts)+len(t.machines))]
 	r := Round{}
-	var err error
-	switch {
-	case t.o.Rolling > 0 && i%t.o.Rolling == t.o.Rolling-1:
-		r.What = "rolling restart"
-		err = t.rolling(ctx)
-	case t.rnd.IntN(2) == 0:
-		r.What = "kill " + victim.name
-		err = victim.Kill()
-	default:
-		r.What = fmt.Sprintf("pull the cable of %s for %v", victim.name, t.o.Cut)
-		if err = t.net.cable(ctx, victim.host, false); err == nil {
-			err = errors.Join(pause(ctx, t.o.Cut), t.net.cable(ctx, victim.host, true))
+	what, do := t.fault(i)
+	for try := 0; !strings.HasPrefix(what, t.o.Only); try++ {
+		if try == 10000 {
+			return fmt.Errorf("no fault begins with %q", t.o.Only)
 		}
+		what, do = t.fault(i)
 	}
+	r.What = what
+	err := do(ctx)
 	if err != nil {
 		return fmt.Errorf("round %d: %s: %w", i+1, r.What, err)
 	}
@@ -73,6 +67,25 @@ func (t *trial) round(ctx context.Context, i int) error {
 	t.res.Rounds = append(t.res.Rounds, r)
 	t.o.Say("round %d of %d: %s, all machines have new points %v later (%s)", i+1, t.o.Rounds, r.What, r.Recovery.Round(time.Millisecond), r.Slowest)
 	return t.note(ctx)
+}
+
+// fault chooses what is broken in a round.
+func (t *trial) fault(i int) (what string, do func(context.Context) error) {
+	victim := t.all()[t.rnd.IntN(len(t.parts)+len(t.machines))]
+	switch {
+	case t.o.Power:
+		return t.powerFault(i)
+	case t.o.Rolling > 0 && i%t.o.Rolling == t.o.Rolling-1:
+		return "rolling restart", t.rolling
+	case t.rnd.IntN(2) == 0:
+		return "kill " + victim.name, func(context.Context) error { return victim.Kill() }
+	}
+	return fmt.Sprintf("pull the cable of %s for %v", victim.name, t.o.Cut), func(ctx context.Context) error {
+		if err := t.net.cable(ctx, victim.host, false); err != nil {
+			return err
+		}
+		return errors.Join(pause(ctx, t.o.Cut), t.net.cable(ctx, victim.host, true))
+	}
 }
 
 // rolling restarts every part, one after the other, as an upgrade does.

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sys/unix"
 
 	"github.com/leeward-dr/leeward/bench/rig"
 )
@@ -190,21 +189,13 @@ func (l *Limit) gcm(data []byte) {
 // cpuTime runs f and returns the processor time of this process meanwhile, which
 // is what a busy neighbour cannot change much. f must be the only thing that runs.
 func cpuTime(f func()) time.Duration {
-	before := selfCPU()
+	before := rig.SelfCPU()
 	began := time.Now()
 	f()
-	if used := selfCPU() - before; used > 0 {
+	if used := rig.SelfCPU() - before; used > 0 {
 		return used
 	}
 	return time.Since(began)
-}
-
-func selfCPU() time.Duration {
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // String is for people.

@@ -27,9 +27,11 @@ type Keeper struct {
 	p       *Process
 	killed  bool // the present process was killed by us
 	stopped bool
-	exits   []Exit // ends that nobody asked for
+	down    chan struct{} // closed when it may be started again; nil: at once
+	exits   []Exit        // ends that nobody asked for
 
 	done chan struct{}
+	quit chan struct{} // closed: it is not to be started again
 }
 
 // Keep starts a program and keeps it running until stop.
@@ -38,7 +40,7 @@ func Keep(r *Rig, cmd Command) (*Keeper, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Keeper{rig: r, cmd: cmd, p: p, done: make(chan struct{})}
+	k := &Keeper{rig: r, cmd: cmd, p: p, done: make(chan struct{}), quit: make(chan struct{})}
 	go k.run()
 	r.Defer("stop keeping "+cmd.Name, func() error { k.halt(); return nil })
 	return k, nil
@@ -53,7 +55,7 @@ func (k *Keeper) run() {
 		k.mu.Unlock()
 		<-p.Done()
 		k.mu.Lock()
-		stopped, killed := k.stopped, k.killed
+		stopped, killed, down := k.stopped, k.killed, k.down
 		if !stopped && !killed {
 			k.exits = append(k.exits, Exit{p.ExitCode(), fmt.Sprintf("%s, code %d: %s", k.cmd.Name, p.ExitCode(), p.Tail(1))})
 		}
@@ -61,27 +63,38 @@ func (k *Keeper) run() {
 		if stopped {
 			return
 		}
+		if down != nil {
+			select {
+			case <-down:
+			case <-k.quit:
+				return
+			}
+		}
 		if !killed {
 			time.Sleep(restartAfter)
 		}
-		if !k.again() {
+		if !k.again(down) {
 			return
 		}
 	}
 }
 
-func (k *Keeper) again() bool {
+// again starts the program, unless it was taken down anew since down was looked at.
+func (k *Keeper) again(down chan struct{}) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.stopped {
+	switch {
+	case k.stopped:
 		return false
+	case k.down != down:
+		return true
 	}
 	p, err := k.rig.Start(k.cmd)
 	if err != nil {
 		k.exits = append(k.exits, Exit{-1, err.Error()})
 		return false
 	}
-	k.p, k.killed = p, false
+	k.p, k.killed, k.down = p, false, nil
 	return true
 }
 
@@ -94,10 +107,20 @@ func (k *Keeper) Kill() error {
 	return p.Kill()
 }
 
+// Down kills the program like Kill, but it is not started again before up is called.
+func (k *Keeper) Down() (up func(), err error) {
+	down := make(chan struct{})
+	k.mu.Lock()
+	k.killed, k.down = true, down
+	p := k.p
+	k.mu.Unlock()
+	return sync.OnceFunc(func() { close(down) }), p.Kill()
+}
+
 // Stop ends the program cleanly.
 func (k *Keeper) Stop() error {
 	k.mu.Lock()
-	k.stopped = true
+	k.end()
 	p := k.p
 	k.mu.Unlock()
 	err := p.Stop(time.Minute)
@@ -108,10 +131,18 @@ func (k *Keeper) Stop() error {
 	return err
 }
 
+// end says that it is not to be started again. mu is held.
+func (k *Keeper) end() {
+	if !k.stopped {
+		k.stopped = true
+		close(k.quit)
+	}
+}
+
 // halt ends it in any way.
 func (k *Keeper) halt() {
 	k.mu.Lock()
-	k.stopped = true
+	k.end()
 	p := k.p
 	k.mu.Unlock()
 	_ = p.Kill()

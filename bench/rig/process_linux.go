@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Usage is what a process and its children cost.
@@ -273,6 +275,15 @@ func Busy() time.Duration {
 		}
 	}
 	return n
+}
+
+// SelfCPU is the processor time that this process has used so far.
+func SelfCPU() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // ExitCode is how the process ended, -1 if by a signal. Valid once Done is closed.
