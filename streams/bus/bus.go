@@ -56,7 +56,7 @@ const (
 	ackWait = 10 * time.Second
 	// pingEvery bounds how long a connection whose other end vanished without a word
 	// counts as up, together with silence (see dialer).
-	pingEvery = 10 * time.Second
+	pingEvery = 4 * time.Second
 	// reconnectBuffer bounds what callers may publish while disconnected, in
 	// bytes. It is small: what the agent has to keep it keeps itself.
 	reconnectBuffer = 1 << 20

@@ -14,8 +14,9 @@ var errPlain = errors.New("not encrypted")
 
 // silence is how long bytes that were sent may stay unacknowledged until the
 // connection counts as dead. Without it, a network that drops everything for half a
-// minute leaves a connection that retries ever more rarely, for many minutes.
-const silence = 20 * time.Second
+// minute leaves a connection that retries ever more rarely, for many minutes. A server
+// that can be reached acknowledges within a second, however busy it is.
+const silence = 10 * time.Second
 
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 4, Count: 2}
 
