@@ -22,27 +22,30 @@ const anything = "*"
 
 // mayImport says which folders the files of a folder may import.
 var mayImport = map[string][]string{
-	"streams":         {},
-	"producers":       {"streams"},
-	"agent":           {"producers", "streams"},
-	"consumers":       {"streams"},
-	"consumers/vault": {},                                                  // must be readable with NATS and everything else gone
-	"control":         {"streams", "producers/markers", "consumers/vault"}, // it leads barriers
-	"control/target":  {},
-	"embed":           {"streams"},
-	"embed/appliance": {"embed", "consumers", "control", "streams"},
-	"bench":           {anything, "-control/cli"},
-	".":               {"embed", "consumers", "control", "streams"},
+	"streams":                {},
+	"producers":              {"streams"},
+	"agent":                  {"producers", "streams"},
+	"consumers":              {"streams"},
+	"consumers/mastertarget": {"consumers/vault", "agent/disk"},                            // writes disks home: the vault is all it needs
+	"consumers/vault":        {},                                                           // must be readable with NATS and everything else gone
+	"control":                {"streams", "producers/markers", "consumers/vault"},          // it leads barriers
+	"control/reverse":        {"streams", "producers", "agent/capture", "consumers/vault"}, // an agent for a machine at the recovery site
+	"control/target":         {},
+	"embed":                  {"streams"},
+	"embed/appliance":        {"embed", "consumers", "control", "streams"},
+	"bench":                  {anything, "-control/cli"},
+	".":                      {"embed", "consumers", "control", "streams"},
 }
 
 // testsMayImport says what test files may import on top of mayImport: the real
 // thing on the other side of a contract instead of a stand-in for it.
 var testsMayImport = map[string][]string{
-	"consumers":       {"producers"},
-	"control":         {"consumers"},
-	"embed/appliance": {anything},
-	"bench":           {anything},
-	".":               {anything},
+	"consumers":              {"producers"},
+	"consumers/mastertarget": {"agent/disk"},
+	"control":                {"consumers"},
+	"embed/appliance":        {anything},
+	"bench":                  {anything},
+	".":                      {anything},
 }
 
 // doors says through which folders a module enters the tree. A module that is
