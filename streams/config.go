@@ -181,6 +181,10 @@ func (c Config) buckets() []jetstream.KeyValueConfig {
 			TTL: LeaseTTL, Storage: jetstream.FileStorage, Replicas: c.Replicas,
 		},
 		sharesBucket(c.Replicas),
+		{
+			Bucket: Fences, Description: "whose changes nobody may write, or only one",
+			History: 16, Storage: jetstream.FileStorage, Replicas: c.Replicas,
+		},
 	}
 }
 

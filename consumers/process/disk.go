@@ -76,6 +76,7 @@ type told struct {
 	forked   vault.Position // link
 	conflict vault.Position // head at the last conflict
 	damage   bool
+	barred   barred // by a fence
 }
 
 func newDisk(s *Server, id vault.DiskID, p *part) *disk {
@@ -225,6 +226,9 @@ func (d *disk) place(l *link) {
 		p.merge(l)
 		d.s.redelivered.Add(1)
 		d.release(l)
+		return
+	}
+	if d.barred(l) {
 		return
 	}
 	v, why := follow(d.tail, l.Change, l.Hash)

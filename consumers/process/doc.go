@@ -22,6 +22,7 @@
 //	predecessor                          refused: receipt with resend, event fork
 //	older epoch than the head's          refused: receipt with the present head, event fenced
 //	link behind a gap                    held for a moment, see below
+//	kept out by a fence of the machine   refused: receipt with the reason, event fenced; see below
 //	no link of the subject's disk        terminated, event malformed; the chain then shows a gap
 //
 // # Gaps
@@ -65,6 +66,16 @@
 // owner puts its own group into the partition's consumer, and pulls that name
 // another are refused. What it got before, the vault refuses: each link is put if
 // absent. So two owners cost repeats, never data, and need no resync.
+//
+// # Fences
+//
+// After a failover control writes a fence for the machine into the bucket streams.Fences,
+// and every server follows that bucket. A fence names the one instance that may write the
+// machine's disks, or none. Links that are not of an epoch which that instance opened are
+// refused, whatever their numbers: an agent that comes back opens an epoch that is newer
+// than the copy's. What waits already when a fence comes was there before it and is
+// committed. A server does not start before it knows the fences, and keeps those it knows
+// when the bucket is lost.
 //
 // # Memory
 //

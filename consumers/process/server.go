@@ -46,6 +46,7 @@ type Server struct {
 	slots     chan struct{}      // one for each commit at the same time
 	committed func(vault.DiskID) // for tests: between commit and receipt
 	resets    [streams.Partitions]atomic.Int64
+	fences    fences
 
 	ctx     context.Context // ends: drop everything
 	cancel  context.CancelFunc
@@ -80,7 +81,7 @@ func New(b *bus.Bus, v *vault.Vault, c Config, o Options) (*Server, error) {
 	s := &Server{
 		conn: b.Conn, js: b.JS, vault: v, cfg: c, limits: optimize.Default(), tempo: patient(), log: o.Log,
 		fixed: o.Partitions, parts: map[int]*part{}, optimizer: opt, memory: semaphore.NewWeighted(c.MemoryBytes), slots: make(chan struct{}, c.Workers),
-		disks: map[vault.DiskID]*disk{}, shown: map[vault.DiskID]DiskStats{},
+		disks: map[vault.DiskID]*disk{}, shown: map[vault.DiskID]DiskStats{}, fences: fences{all: map[string]*streams.Fence{}},
 	}
 	s.limits.Bytes, s.limits.Age = c.BatchBytes, c.BatchAge
 	s.voice = newVoice(b.JS, o.Log)
@@ -91,10 +92,12 @@ func New(b *bus.Bus, v *vault.Vault, c Config, o Options) (*Server, error) {
 func (s *Server) Start(context.Context) error {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.voice.start(s.ctx, s.tempo)
-	var err error
-	if s.fixed != nil {
+	err := s.followFences(s.ctx) // before the first link is judged
+	switch {
+	case err != nil:
+	case s.fixed != nil:
 		err = s.own(s.fixed)
-	} else {
+	default:
 		err = join(s)
 	}
 	if err == nil {

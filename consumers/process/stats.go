@@ -16,6 +16,7 @@ type counters struct {
 	links, bytesIn, bytesStored, commits atomic.Uint64
 	redelivered, againN                  atomic.Uint64
 	refused, malformedN, unanswered      atomic.Uint64
+	fencedN                              atomic.Uint64
 	inMemory                             atomic.Int64
 	behind                               [streams.Partitions]atomic.Uint64
 	commitTimes                          timing.Histogram
@@ -31,6 +32,7 @@ type Stats struct {
 	Delivered   uint64 `json:"delivered_again"` // messages JetStream delivered more than once
 	Repeats     uint64 `json:"repeats"`         // links that were here or in the vault already
 	Refused     uint64 `json:"refused"`         // links dropped: fenced, forked or behind a gap
+	Fenced      uint64 `json:"fenced"`          // links that a fence kept out; refused too
 	Malformed   uint64 `json:"malformed"`
 	Held        int    `json:"held"`         // links behind a gap now
 	MemoryBytes int64  `json:"memory_bytes"` // of links that wait now
@@ -63,7 +65,7 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Links: s.links.Load(), BytesIn: s.bytesIn.Load(), BytesStored: s.bytesStored.Load(), Commits: s.commits.Load(),
 		Delivered: s.againN.Load(), Repeats: s.redelivered.Load(), Refused: s.refused.Load(), Malformed: s.malformedN.Load(),
-		MemoryBytes: s.inMemory.Load(), CommitTimes: s.commitTimes.Counts(), LagTimes: s.lagTimes.Counts(), Disks: map[string]DiskStats{},
+		Fenced: s.fencedN.Load(), MemoryBytes: s.inMemory.Load(), CommitTimes: s.commitTimes.Counts(), LagTimes: s.lagTimes.Counts(), Disks: map[string]DiskStats{},
 	}
 	if err := s.voice.storeError(); err != nil {
 		st.Store = err.Error()

@@ -127,8 +127,8 @@ func process() Rights {
 		// The table of who owns what is theirs; they make it again when it is gone.
 		"$JS.API.STREAM.CREATE.KV_" + streams.Shares, "$JS.API.STREAM.UPDATE.KV_" + streams.Shares,
 	}
-	// Whose tokens are good, and who an agent is, is control's alone to write.
-	p.Publish.Deny = []string{"$KV." + streams.Agents + ".>", "$KV." + streams.Tokens + ".>"}
+	// Whose tokens are good, who an agent is, and who is fenced, is control's alone to write.
+	p.Publish.Deny = []string{"$KV." + streams.Agents + ".>", "$KV." + streams.Tokens + ".>", "$KV." + streams.Fences + ".>"}
 	p.Subscribe.Allow = append([]string{inbox, "leeward.sums.>", "leeward.process.>"}, service("leeward-process")...)
 	return p
 }
