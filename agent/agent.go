@@ -41,7 +41,9 @@ type Agent struct {
 	closers  []func()
 	lost     chan *bus.Lease // a lease that somebody else took
 	told     map[string]bool // what the operator was told once
+	began    time.Time
 	group    group
+	fence    fence
 	occupied atomic.Pointer[string] // why no call to a barrier can be followed
 }
 
@@ -51,7 +53,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, 1), want: make(chan []DiskConfig, 1)}
+	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, 1), want: make(chan []DiskConfig, 1), began: time.Now().UTC().Truncate(time.Second)}
 	a.host, a.board.began = a.facts.Host, time.Now()
 	a.SetRate(cfg.RateBytes)
 	defer func() {
@@ -170,7 +172,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	done := a.occupy("its agent has just started")
 	stop, err := a.listen()
 	if err != nil {
 		return err
@@ -180,6 +181,28 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
+	for ctx.Err() == nil {
+		work, end := a.fence.work(ctx)
+		err := a.replicate(work)
+		fenced := errors.Is(context.Cause(work), errShut)
+		end()
+		if !fenced {
+			if err != nil {
+				return err
+			}
+			break
+		}
+		a.quiet(ctx)
+	}
+	if c := context.Cause(ctx); errors.Is(c, ErrFenced) {
+		return c
+	}
+	return nil
+}
+
+// replicate does it until ctx ends or a disk is lost.
+func (a *Agent) replicate(ctx context.Context) error {
+	done := a.occupy("its agent has just started")
 	next, failed := time.Now(), 0
 	for ctx.Err() == nil {
 		done()
@@ -221,9 +244,6 @@ func (a *Agent) Run(ctx context.Context) error {
 			// every tick; but never wait longer than a minute.
 			next = time.Now().Add(min(a.interval()*time.Duration(1<<min(failed-1, 4)), time.Minute))
 		}
-	}
-	if c := context.Cause(ctx); errors.Is(c, ErrFenced) {
-		return c
 	}
 	return nil
 }

@@ -144,6 +144,8 @@ type Status struct {
 	Group   string       `json:"group"`
 	Since   time.Time    `json:"since"`
 	Disks   []DiskStatus `json:"disks"`
+	// Fenced says why the agent publishes nothing now, empty if it does.
+	Fenced string `json:"fenced,omitempty"`
 }
 
 // DiskStatus is how a disk is protected.
@@ -188,7 +190,7 @@ func alive(pid int) bool {
 
 // writeStatus tells `leeward-agent status` what is protected, and how. Best effort.
 func (a *Agent) writeStatus() {
-	st := Status{PID: os.Getpid(), Machine: a.cfg.Machine, Group: a.cfg.group(), Since: time.Now().UTC().Truncate(time.Second)}
+	st := Status{PID: os.Getpid(), Machine: a.cfg.Machine, Group: a.cfg.group(), Since: a.began, Fenced: a.fence.why()}
 	for _, r := range a.replicas {
 		d := DiskStatus{Name: r.name, Path: r.disk.Path, Size: r.dev.Size(), Driver: r.src.Name(), Guarantee: r.src.Guarantee(), WithoutAgent: r.keeper != nil && a.keep != ""}
 		if r.keeper != nil {

@@ -24,6 +24,14 @@
 // not touched. A disk that is not the one that was opened ends the agent with a
 // critical event.
 //
+// # Fenced
+//
+// When control says that the machine is fenced, because a copy of it runs elsewhere or it
+// is not to be protected, the agent ends what it is doing, publishes nothing, and says how
+// much has changed that the vault does not have. It goes on following the disks. When the
+// fence is gone it opens a new epoch. An agent that was not told is refused by the process
+// servers.
+//
 // # What makes a point true
 //
 // Every disk: the source was taken, the blocks were read, and a second take found

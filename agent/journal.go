@@ -69,10 +69,23 @@ func (j *journal) confirm(number uint64) {
 func (j *journal) take() *capture.Set {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	all := j.union()
+	j.generations = nil
+	return all
+}
+
+// peek returns every block that is not confirmed.
+func (j *journal) peek() *capture.Set {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.union()
+}
+
+// union returns the blocks of all generations. The caller holds the lock.
+func (j *journal) union() *capture.Set {
 	all := new(capture.Set)
 	for _, g := range j.generations {
 		all.Merge(&g.blocks)
 	}
-	j.generations = nil
 	return all
 }

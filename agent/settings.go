@@ -22,6 +22,7 @@ func (a *Agent) followPolicy() (stop func(), err error) {
 			a.log.Warn("policy not understood", "error", err)
 			return
 		}
+		a.fence.hear(s)
 		if old := a.group.policy.Swap(s); old == nil || *old != *s {
 			if own := a.cfg.RateBytes; s.Rate > 0 && (own == 0 || s.Rate < own) {
 				a.SetRate(s.Rate)

@@ -38,6 +38,9 @@ func statusCommand() *cobra.Command {
 				state = "is NOT running"
 			}
 			fmt.Printf("machine %s: the agent (pid %d, since %s) %s\n", st.Machine, st.PID, st.Since.Format("2006-01-02 15:04:05Z07:00"), state)
+			if st.Fenced != "" {
+				fmt.Printf("FENCED: nothing is replicated: %s\n", st.Fenced)
+			}
 			for _, d := range st.Disks {
 				fmt.Printf("\n%s  %s  %d bytes\n  driver     %s\n  guarantee  %s\n", d.Name, d.Path, d.Size, d.Driver, d.Guarantee)
 				kept := "nothing is recorded: the next agent compares the whole disk"
