@@ -15,6 +15,7 @@ import (
 
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/keeper"
 )
 
 // Errors of the engine, for errors.Is.
@@ -95,7 +96,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.past = past
 	for _, id := range damaged {
-		jobs = append(jobs, Job{ID: id, Kind: kind, State: Validating, Error: "its " + jobFile + " is missing or damaged"})
+		jobs = append(jobs, Job{ID: id, Kind: TestFailover, State: Validating, Error: "its " + jobFile + " is missing or damaged"})
 	}
 	for i := range jobs {
 		j := &jobs[i]
@@ -134,23 +135,37 @@ func (e *Engine) goOn(l *live, r target.Running) {
 	})
 }
 
-const kind = "test-failover"
-
 func closed() chan struct{} {
 	c := make(chan struct{})
 	close(c)
 	return c
 }
 
-func newID() string {
+func newID(kind string) string {
 	var b [4]byte
 	rand.Read(b[:])
-	return "tf-" + hex.EncodeToString(b[:]) // short: sockets below the job's directory have short paths
+	prefix := map[string]string{TestFailover: "tf-", RealFailover: "fo-"}[kind]
+	return prefix + hex.EncodeToString(b[:]) // short: sockets below the job's directory have short paths
 }
 
 // Test starts a test failover and returns its job at once. A request with an id
 // that was seen before returns the job of that request.
 func (e *Engine) Test(r Request) (Job, error) {
+	if r.Options.Network == Open {
+		return Job{}, fmt.Errorf("%w: a test is isolated: a copy of a machine that runs must not reach the network", ErrRequest)
+	}
+	return e.start(TestFailover, r)
+}
+
+// Failover starts a job that brings a machine up instead of the one it is a copy of,
+// and returns it at once. That nobody else is that machine any more is the caller's to
+// see to. The machine is kept when the engine stops, if keepers keep machines.
+func (e *Engine) Failover(r Request) (Job, error) {
+	r.Options.Network = cmp.Or(r.Options.Network, Open)
+	return e.start(RealFailover, r)
+}
+
+func (e *Engine) start(kind string, r Request) (Job, error) {
 	if err := r.Validate(); err != nil {
 		return Job{}, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
@@ -168,7 +183,7 @@ func (e *Engine) Test(r Request) (Job, error) {
 		return Job{}, fmt.Errorf("%w: the server is stopping", ErrRefused)
 	}
 	now := time.Now().UTC()
-	l.job = Job{ID: newID(), Kind: kind, Request: r, State: Validating, Started: now, Updated: now, Revision: 1,
+	l.job = Job{ID: newID(kind), Kind: kind, Request: r, State: Validating, Started: now, Updated: now, Revision: 1,
 		Stages: []Stage{{State: Validating, At: now}}}
 	l.job.Directory = e.files.job(l.job.ID)
 	if err := e.files.save(&l.job); err != nil {
@@ -288,7 +303,8 @@ func (e *Engine) progress(l *live, what string, done, total int64) {
 	e.changed = make(chan struct{})
 }
 
-// Stop ends every machine that runs and waits. Their jobs are interrupted.
+// Stop ends the machines of test failovers and waits. Their jobs are interrupted. Those
+// that were failed over stay with their keepers, for the next engine.
 func (e *Engine) Stop(ctx context.Context) error {
 	e.mu.Lock()
 	e.stopped = true
@@ -320,6 +336,11 @@ func (e *Engine) stop(ctx context.Context, l *live) error {
 	}
 	l.cleanMu.Lock()
 	defer l.cleanMu.Unlock()
+	if e.leaves(l) {
+		l.disks.Close()
+		l.disks = nil
+		return nil
+	}
 	if e.halt(ctx, l, quickStop) {
 		e.update(l, func(j *Job) {
 			if err := j.advance(Restart, time.Now().UTC(), "the server was stopped"); err == nil {
@@ -328,4 +349,10 @@ func (e *Engine) stop(ctx context.Context, l *live) error {
 		})
 	}
 	return nil
+}
+
+// leaves says whether a job's machine is left to its keeper when the engine stops.
+func (e *Engine) leaves(l *live) bool {
+	_, kept := l.running.(*keeper.Machine)
+	return kept && l.job.Kind == RealFailover && e.base.Err() != nil
 }

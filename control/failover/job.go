@@ -8,7 +8,19 @@ import (
 	"github.com/leeward-dr/leeward/streams"
 )
 
-// Request asks for a test failover.
+// The kinds of job.
+const (
+	TestFailover = "test-failover" // isolated, beside the machine that runs on
+	RealFailover = "failover"      // instead of it, on a network
+)
+
+// The networks a machine can be brought up on.
+const (
+	Isolated = "isolated" // reaches nothing; only the port of its proof can be reached, from the host
+	Open     = "open"     // reaches what the host reaches
+)
+
+// Request asks for a machine to be brought up.
 type Request struct {
 	ID      string  `json:"request_id,omitempty"` // the same id twice is the same job; empty: always a new one
 	Machine string  `json:"machine"`
@@ -31,6 +43,7 @@ type Options struct {
 	Out          string `json:"out,omitempty"`             // disk: file or directory to write
 	Format       string `json:"format,omitempty"`          // disk: raw, vhd, qcow2 or vmdk
 	KeepEvidence bool   `json:"keep_evidence,omitempty"`   // keep what the probe saw in the history
+	Network      string `json:"network,omitempty"`         // isolated or open; a test is always isolated, a failover open unless told otherwise
 }
 
 const defaultTimeout = 5 * time.Minute
@@ -62,6 +75,8 @@ func (r Request) Validate() error {
 		return fmt.Errorf("firmware %q: use bios or uefi", o.Firmware)
 	case o.Port < 0 || o.Port > 65535:
 		return fmt.Errorf("port %d: use 1 to 65535", o.Port)
+	case o.Network != "" && o.Network != Isolated && o.Network != Open:
+		return fmt.Errorf("network %q: use isolated or open", o.Network)
 	case o.TimeoutSecs < 0 || o.TimeoutSecs > 86400:
 		return fmt.Errorf("timeout of %d seconds: use 1 to 86400", o.TimeoutSecs)
 	}
@@ -75,7 +90,7 @@ func (r Request) Validate() error {
 // Job is one failover and all that is known of it. It is what job.json holds.
 type Job struct {
 	ID          string    `json:"id"`
-	Kind        string    `json:"kind"` // "test-failover"
+	Kind        string    `json:"kind"` // test-failover or failover
 	Request     Request   `json:"request"`
 	State       State     `json:"state"`
 	Point       string    `json:"point,omitempty"` // id of the chosen point

@@ -16,7 +16,7 @@ import (
 // run takes a job from its request to a verdict.
 func (e *Engine) run(ctx context.Context, l *live, t target.Target) {
 	start := time.Now()
-	if err := e.attempt(ctx, l, t, start); err != nil {
+	if err := e.attempt(ctx, l, t, start); err != nil && !e.leaves(l) {
 		e.failed(l, err)
 	}
 }
@@ -180,7 +180,7 @@ func (e *Engine) adopt(ctx context.Context, l *live, r target.Running) {
 	if was == Alive {
 		return
 	}
-	if err := e.prove(ctx, l, l.job.Started); err != nil {
+	if err := e.prove(ctx, l, l.job.Started); err != nil && !e.leaves(l) {
 		e.failed(l, err)
 	}
 }

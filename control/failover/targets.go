@@ -14,7 +14,7 @@ func Targets(log *slog.Logger) func(Request, target.Progress) (target.Target, er
 	return func(r Request, progress target.Progress) (target.Target, error) {
 		switch r.Target {
 		case "qemu":
-			return qemu.New(qemu.Config{Hardware: qemu.Hardware(r.Options.Hardware), Log: log}), nil
+			return qemu.New(qemu.Config{Hardware: qemu.Hardware(r.Options.Hardware), Open: r.Options.Network == Open, Log: log}), nil
 		case "disk":
 			return disk.NewTarget(r.Options.Out, disk.Options{Format: disk.Format(r.Options.Format), Progress: progress}), nil
 		}
