@@ -9,6 +9,7 @@ import (
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/book"
 	"github.com/leeward-dr/leeward/control/health"
+	"github.com/leeward-dr/leeward/control/life"
 	"github.com/leeward-dr/leeward/control/notify"
 	"github.com/leeward-dr/leeward/control/policy"
 )
@@ -29,7 +30,7 @@ func (s *Service) notify() {
 		}
 		var issues []health.Issue
 		now := time.Now().UTC()
-		for _, m := range s.state.machinesView(now, "", s.thresholds) {
+		for _, m := range s.machinesNow(now, "") {
 			issues = append(issues, m.Issues...)
 		}
 		for _, m := range notify.Changes(now, known, issues, e.Value.Level) {
@@ -88,9 +89,14 @@ func (s *Service) retention(group string) vault.Retention {
 	return r.policyOf(group).Retention
 }
 
-// pointsInUse names the points that jobs stand on.
+// pointsInUse names the points that jobs and failovers stand on.
 func (s *Service) pointsInUse() []string {
 	var ids []string
+	for _, l := range s.lives.list() {
+		if l.Point != "" && l.Phase != life.Protected {
+			ids = append(ids, l.Point)
+		}
+	}
 	for _, j := range s.engine.Jobs() {
 		if j.Point != "" && (j.State.Running() || j.State.Waiting()) {
 			ids = append(ids, j.Point)

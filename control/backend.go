@@ -42,7 +42,7 @@ func (s *Service) Status(ctx context.Context) (*api.Status, error) {
 		out.Ready = true
 	default:
 	}
-	for _, m := range s.state.machinesView(out.Time, "", s.thresholds) {
+	for _, m := range s.machinesNow(out.Time, "") {
 		out.Machines++
 		if m.Agent != nil {
 			out.WaitingBytes += m.Agent.WaitingBytes
@@ -64,7 +64,7 @@ func (s *Service) Status(ctx context.Context) (*api.Status, error) {
 		switch {
 		case j.State.Running():
 			out.JobsRunning++
-		case j.State.Waiting():
+		case j.State.Waiting() && j.Kind != failover.RealFailover:
 			out.JobsWaiting++
 		}
 	}
@@ -81,9 +81,12 @@ func (s *Service) Machines(ctx context.Context, q api.Query) ([]api.Machine, err
 	if err := s.waitReady(ctx); err != nil {
 		return nil, err
 	}
-	all := s.state.machinesView(time.Now().UTC(), q.Machine, s.thresholds)
+	all := s.machinesNow(time.Now().UTC(), q.Machine)
 	tests := map[string]*api.TestRef{}
 	for _, j := range s.engine.Jobs() {
+		if j.Kind == failover.RealFailover {
+			continue
+		}
 		tests[j.Request.Machine] = &api.TestRef{Job: j.ID, State: j.State, Alive: j.Result != nil && j.Result.Alive, Time: j.Started}
 	}
 	for i := range all {
@@ -184,8 +187,12 @@ func (s *Service) Test(ctx context.Context, r failover.Request) (failover.Job, e
 	return s.engine.Test(r)
 }
 
-// Cleanup implements api.Backend.
+// Cleanup implements api.Backend. A machine that was failed over is no test to clean up.
 func (s *Service) Cleanup(ctx context.Context, id string) (failover.Job, error) {
+	if j, err := s.engine.Job(id); err == nil && j.Kind == failover.RealFailover && j.State != failover.Cleaned {
+		return failover.Job{}, api.Errorf(api.CodeRefused, "leeward failover cancel "+j.Request.Machine,
+			"job %s is no test: it keeps machine %s, which was failed over", id, j.Request.Machine)
+	}
 	return s.engine.Cleanup(ctx, id)
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/health"
+	"github.com/leeward-dr/leeward/control/target"
 )
 
 // Role is the role (bus.AcquireRole) that the active control has: others wait.
@@ -22,6 +23,11 @@ type Config struct {
 	TidyEvery   time.Duration   // how often points are removed that no policy keeps; 0: never
 	Keeper      failover.Keeper // how machines outlive control; zero: they do not
 	TidyRate    int64           // bytes a second that this may read and write; 0: no bound
+	Home        Home            // leads machines home after a failover; nil: nobody does
+
+	// For tests: instead of what Keeper has.
+	targets func(failover.Request, target.Progress) (target.Target, error)
+	adopt   func(dir string) (target.Running, error)
 }
 
 // Default is what the appliance uses; Dir has no default.

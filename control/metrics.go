@@ -60,7 +60,7 @@ func (s *Service) Metrics(ctx context.Context) ([]console.Family, error) {
 		}
 	}
 	out = append(out, bytes, limit)
-	out = append(out, machineMetrics(s.state.machinesView(time.Now().UTC(), "", s.thresholds), s.state.latestByConsistency())...)
+	out = append(out, machineMetrics(s.machinesNow(time.Now().UTC(), ""), s.state.latestByConsistency())...)
 	out = append(out, agentMetrics(s.agents.all())...)
 	return append(out, s.jobMetrics()...), nil
 }

@@ -25,12 +25,13 @@ type desk struct {
 	guides  *guides
 	runs    *runs
 	agents  *agents
+	lives   *lives
 	editing sync.Mutex // read and then write: of groups, policies, pins
 }
 
 func (d *desk) open(s *Service) {
 	d.rules.Store(new(rules))
-	d.guides, d.runs, d.agents = newGuides(), newRuns(s), newAgents()
+	d.guides, d.runs, d.agents, d.lives = newGuides(), newRuns(s), newAgents(), newLives(s)
 }
 
 // rules is what operators decided of groups and policies, as it was read last. It
@@ -68,6 +69,9 @@ func (s *Service) followBook(ctx context.Context) error {
 		return err
 	}
 	s.book = b
+	if err := s.lives.load(ctx); err != nil {
+		return err
+	}
 	if err := s.readRules(ctx); err != nil {
 		return err
 	}
@@ -208,8 +212,8 @@ func (s *Service) guideGroup(ctx context.Context, name string) {
 		if g == nil {
 			return
 		}
-		at := next
-		if len(g.Members) == 0 {
+		at, members := next, s.lives.atHome(g.Members)
+		if len(members) == 0 {
 			at = time.Now().Add(time.Hour)
 		}
 		t := time.NewTimer(max(time.Until(at), 0))
@@ -224,7 +228,7 @@ func (s *Service) guideGroup(ctx context.Context, name string) {
 		}
 		p := policy.For(r.policies, "", name)
 		plan := markers.Plan{
-			ID: markers.NewID(rand.Text()), Group: name, Members: g.Members, Consistency: wire.Crash,
+			ID: markers.NewID(rand.Text()), Group: name, Members: members, Consistency: wire.Crash,
 			Limit: time.Duration(p.FreezeLimit), Every: time.Duration(p.PointInterval), Patience: markers.DefaultPatience,
 		}
 		if !r.written(p.Name) {

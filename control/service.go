@@ -42,6 +42,7 @@ type Service struct {
 	decider *decider
 	engine  *failover.Engine
 	enrol   *enrol.Service // nil: no agents are let in
+	home    Home           // nil: there is no way home
 
 	base   context.Context
 	cancel context.CancelFunc
@@ -60,11 +61,16 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.decider = newDecider(s)
 	s.desk.open(s)
-	var err error
-	s.engine, err = failover.New(failover.Config{
+	s.home = cfg.Home
+	ec := failover.Config{
 		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log, Adopt: cfg.Keeper.Adopt,
 		Points: s.points, Settle: s.settle, Target: cfg.Keeper.Keep(failover.Targets(log)), Changed: s.jobChanged,
-	})
+	}
+	if cfg.targets != nil {
+		ec.Target, ec.Adopt = cfg.targets, cfg.adopt
+	}
+	var err error
+	s.engine, err = failover.New(ec)
 	if err != nil {
 		s.cancel()
 		return nil, err
@@ -81,9 +87,10 @@ func (s *Service) Start(context.Context) error {
 	return nil
 }
 
-// Stop ends the machines of test failovers, stops reading, and waits. Markers that
+// Stop ends the machines of test failovers but not those that were failed over, stops reading, and waits. Markers that
 // are not decided stay in the stream.
 func (s *Service) Stop(ctx context.Context) error {
+	s.lives.stop() // first: that the engine stops is no failure of a failover
 	err := s.engine.Stop(ctx)
 	s.cancel()
 	s.decider.close()
@@ -121,6 +128,7 @@ func (s *Service) run() {
 	}
 	s.runs.resume()
 	close(s.ready)
+	s.lives.resume()
 	s.wg.Go(s.guide)
 	s.wg.Go(s.retell)
 	s.wg.Go(s.ration)
@@ -213,9 +221,10 @@ func (s *Service) ack(point string, m jetstream.Msg) {
 	}
 }
 
-// jobChanged tells of the verdicts of test failovers.
+// jobChanged tells of the verdicts of test failovers. What becomes of the others is told
+// with the life of their machine.
 func (s *Service) jobChanged(j failover.Job) {
-	if j.State != failover.Alive && j.State != failover.Failed && j.State != failover.Cleaned {
+	if j.Kind == failover.RealFailover || j.State != failover.Alive && j.State != failover.Failed && j.State != failover.Cleaned {
 		return
 	}
 	e := &wire.Event{

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -20,6 +21,10 @@ func (s *Service) asked(m *nats.Msg) {
 		return
 	}
 	if len(m.Data) > 0 {
+		if q, err := markers.DecodeQuiet(m.Data); err == nil && q.Machine == t[2] {
+			s.lives.heardQuiet(q)
+			return
+		}
 		s.said(t[2], m)
 		return
 	}
@@ -34,6 +39,9 @@ func (s *Service) tellAll() {
 	s.state.mu.Unlock()
 	for _, g := range s.rules.Load().groups { // of whom nothing may have come yet
 		names = append(names, g.Members...)
+	}
+	for _, l := range s.lives.list() {
+		names = append(names, l.Machine)
 	}
 	slices.Sort(names)
 	for _, n := range slices.Compact(names) {
@@ -57,6 +65,9 @@ func (s *Service) tell(machine string) {
 	}
 	if set.Rate == 0 {
 		set.Rate = -1
+	}
+	if f := s.lives.fenceOf(machine); f != nil {
+		set.Fenced, set.Fence = clip(cmp.Or(f.Why, "it is fenced")), f.Generation
 	}
 	b, err := set.Encode()
 	if err == nil {

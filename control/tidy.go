@@ -39,9 +39,15 @@ func (s *Service) tidy() {
 	}
 }
 
-// tidyOnce does it once, and forgets the points that went.
+// tidyOnce does it once.
 func (s *Service) tidyOnce(ctx context.Context) (*vault.Maintained, error) {
-	m, err := s.vault.Maintain(ctx, vault.MaintainOptions{KeepOf: s.retention, InUse: s.pointsInUse, Rate: s.cfg.TidyRate})
+	return s.maintain(ctx, nil)
+}
+
+// maintain tidies the vault and forgets the points that went; drop says of which groups
+// all go.
+func (s *Service) maintain(ctx context.Context, drop func(group string) bool) (*vault.Maintained, error) {
+	m, err := s.vault.Maintain(ctx, vault.MaintainOptions{KeepOf: s.retention, Drop: drop, InUse: s.pointsInUse, Rate: s.cfg.TidyRate})
 	gone := map[string]bool{}
 	for _, p := range m.Removed {
 		if err != nil { // it may have failed before it removed this one

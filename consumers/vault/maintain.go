@@ -15,6 +15,9 @@ type MaintainOptions struct {
 	Keep Retention // of points; the zero value keeps all
 	// KeepOf says what to keep of a group's points, instead of Keep; may be nil.
 	KeepOf func(group string) Retention
+	// Drop says whether all of a group's points go, the newest too, but for those that are
+	// pinned or in use; may be nil.
+	Drop func(group string) bool
 	// InUse returns the ids of points that must not go, such as those machines run
 	// from. It is asked again right before points are removed.
 	InUse func() []string
@@ -194,6 +197,9 @@ func (m *maintainer) choose(ctx context.Context) (map[string]*Point, error) {
 			keep = m.o.KeepOf(group)
 		}
 		reasons := keep.Reasons(all)
+		if m.o.Drop != nil && m.o.Drop(group) {
+			reasons = nil
+		}
 		for _, p := range all {
 			k, key := KeptPoint{ID: p.ID, Group: p.Group, Time: p.Time, Reasons: reasons[p.ID]}, pointKey(p.Group, p.Time, p.ID)
 			if pins[key] {

@@ -14,7 +14,7 @@ import (
 const ActorHeader = "Leeward-Actor"
 
 // reads are the verbs that change nothing; every other one is kept in the audit trail.
-var reads = []string{"ls", "show", "info", "versions", "forecast"}
+var reads = []string{"ls", "show", "info", "versions", "forecast", "validate"}
 
 const (
 	maxActor   = 200

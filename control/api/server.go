@@ -39,6 +39,7 @@ type Backend interface {
 	Vault(ctx context.Context) (*VaultInfo, error)
 	Streams(ctx context.Context) ([]Stream, error)
 	Manager
+	Lives
 }
 
 const (
@@ -71,7 +72,7 @@ func Serve(nc *nats.Conn, b Backend, version string, log *slog.Logger) (*Server,
 		return nil, fmt.Errorf("register the service %s: %w", Service, err)
 	}
 	s.svc = svc
-	for _, e := range slices.Concat(s.endpoints(), s.enrolment(), s.tracing()) {
+	for _, e := range slices.Concat(s.endpoints(), s.lives(), s.enrolment(), s.tracing()) {
 		err := svc.AddEndpoint(e.noun+"-"+e.verb, micro.HandlerFunc(s.handler(e)), micro.WithEndpointSubject(Prefix+"."+e.noun+"."+e.verb))
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("register %s.%s: %w", e.noun, e.verb, err), s.Stop(context.Background()))

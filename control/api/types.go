@@ -46,6 +46,7 @@ type Machine struct {
 	LatestPoint    *PointRef      `json:"latest_point"`
 	PendingMarkers int            `json:"pending_markers"`
 	LastTest       *TestRef       `json:"last_test"`
+	Life           *LifeRef       `json:"life,omitempty"` // if anything was ever done to it
 	Disks          []Disk         `json:"disks"`
 	Agent          *AgentNumbers  `json:"agent,omitempty"` // what its agent says; not there if it is silent
 }

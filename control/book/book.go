@@ -25,6 +25,7 @@ const (
 	Plan   Kind = "plan"
 	Run    Kind = "run"    // of a plan
 	Notify Kind = "notify" // where notifications go
+	Life   Kind = "life"   // of a machine: protected, failed over, …
 )
 
 // Errors of this package, for errors.Is.

@@ -46,7 +46,7 @@ func (a *app) failoverCommand() *cobra.Command {
 			})
 		}),
 	}
-	return noun("failover", "Bring machines up from recovery points", a.testCommand(), cleanup)
+	return noun("failover", "Bring machines up from recovery points", append([]*cobra.Command{a.testCommand(), cleanup}, a.lifeCommands()...)...)
 }
 
 func (a *app) testCommand() *cobra.Command {

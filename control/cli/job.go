@@ -57,13 +57,13 @@ func jobTable(w io.Writer, all []failover.Job) {
 		fmt.Fprintln(w, "no job yet: start one with leeward failover test MACHINE")
 		return
 	}
-	row(w, "JOB", "STATE", "MACHINE", "POINT", "POINT TIME", "TARGET", "RTO", "STARTED")
+	row(w, "JOB", "KIND", "STATE", "MACHINE", "POINT", "POINT TIME", "TARGET", "RTO", "STARTED")
 	for _, j := range all {
 		rto := ""
 		if j.Result != nil && j.Result.Alive {
 			rto = seconds(j.Result.RTOSeconds)
 		}
-		row(w, j.ID, j.State, j.Request.Machine, j.Point, stamp(j.PointTime), j.Request.Target, rto, stamp(j.Started))
+		row(w, j.ID, j.Kind, j.State, j.Request.Machine, j.Point, stamp(j.PointTime), j.Request.Target, rto, stamp(j.Started))
 	}
 }
 
@@ -76,6 +76,7 @@ type jobDocument struct {
 func (a *app) printJob(j *failover.Job) error {
 	return a.print(jobDocument{"leeward.job.v1", j}, func(w io.Writer) {
 		row(w, "job", j.ID)
+		row(w, "kind", j.Kind)
 		row(w, "state", j.State)
 		row(w, "machine", j.Request.Machine)
 		if j.Point != "" {

@@ -37,7 +37,7 @@ func (a *app) machineCommand() *cobra.Command {
 			return a.print(m, func(w io.Writer) { machineDetail(w, m) })
 		}),
 	}
-	return noun("machine", "Protected machines", ls, show)
+	return noun("machine", "Protected machines", append([]*cobra.Command{ls, show}, a.protectionCommands()...)...)
 }
 
 func machineTable(w io.Writer, all []api.Machine) {
@@ -90,6 +90,9 @@ func machineDetail(w io.Writer, m *api.Machine) {
 		row(w, "network", n)
 	}
 	row(w, "health", m.Health)
+	if m.Life != nil {
+		row(w, "life", fmt.Sprintf("%s, %s", m.Life.Phase, ago(m.Life.Since)))
+	}
 	if m.RPO != nil {
 		row(w, "rpo", seconds(*m.RPO))
 		row(w, "latest point", fmt.Sprintf("%s of %s, %s-consistent", m.LatestPoint.ID, stamp(m.LatestPoint.Time), m.LatestPoint.Consistency))

@@ -73,7 +73,7 @@ type Life struct {
 	Order      Order     `json:"order,omitzero"`
 	Point      string    `json:"point,omitempty"`      // id of the point that was chosen
 	Job        string    `json:"job,omitempty"`        // that keeps the copy
-	Generation uint64    `json:"generation,omitempty"` // failovers begun so far
+	Generation uint64    `json:"generation,omitempty"` // of its fence; grows with every failover
 	Loss       *uint64   `json:"loss_bytes,omitempty"` // changed on the source after the final point, if that is known
 	Attempt    uint64    `json:"attempt"`              // of the phase's work; never the same twice
 	Failures   int       `json:"failures,omitempty"`   // of this phase's work in a row

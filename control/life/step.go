@@ -172,6 +172,7 @@ func (l *Life) asked(next Phase, e Event) {
 		l.Order.Home = e.Order.Home
 	case Disable:
 		l.Order = e.Order
+		l.Generation++
 	}
 	l.Error = ""
 	if e.Kind == Cancel {

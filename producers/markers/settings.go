@@ -72,8 +72,8 @@ func DecodeQuiet(b []byte) (*Quiet, error) {
 	if err := streams.ValidName("machine", q.Machine); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if len(q.Error) > wire.MaxText {
-		return nil, fmt.Errorf("%w: error of %d bytes", ErrMalformed, len(q.Error))
+	if q.Fence == 0 || len(q.Error) > wire.MaxText {
+		return nil, fmt.Errorf("%w: fence %d, error of %d bytes", ErrMalformed, q.Fence, len(q.Error))
 	}
 	return q, nil
 }
