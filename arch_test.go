@@ -43,6 +43,7 @@ var testsMayImport = map[string][]string{
 	"consumers":              {"producers"},
 	"consumers/mastertarget": {"agent/disk"},
 	"control":                {"consumers"},
+	"control/reverse":        {"consumers", "control/target", "control/vaulttest"},
 	"embed/appliance":        {anything},
 	"bench":                  {anything},
 	".":                      {anything},
