@@ -69,13 +69,21 @@ func (s *Service) followBook(ctx context.Context) error {
 		return err
 	}
 	s.book = b
+	if err := s.recall(ctx); err != nil {
+		return err
+	}
 	if err := s.lives.load(ctx); err != nil {
 		return err
 	}
 	if err := s.readRules(ctx); err != nil {
 		return err
 	}
-	stop, err := b.Watch(ctx, func() {
+	stop, err := b.Watch(ctx, s.memory.due) // of any kind
+	if err != nil {
+		return err
+	}
+	s.stops = append(s.stops, stop)
+	stop, err = b.Watch(ctx, func() {
 		if err := s.readRules(s.base); err != nil && s.base.Err() == nil {
 			s.log.Error("cannot read groups and policies", "err", err)
 		}

@@ -41,6 +41,7 @@ type Service struct {
 	state   *state
 	decider *decider
 	engine  *failover.Engine
+	memory  *memory
 	enrol   *enrol.Service // nil: no agents are let in
 	home    Home           // nil: there is no way home
 
@@ -57,7 +58,7 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, bus: b, vault: v, log: log, state: newState(), ready: make(chan struct{})}
+	s := &Service{cfg: cfg, bus: b, vault: v, log: log, state: newState(), memory: newMemory(), ready: make(chan struct{})}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.decider = newDecider(s)
 	s.desk.open(s)
@@ -134,6 +135,7 @@ func (s *Service) run() {
 	s.wg.Go(s.ration)
 	s.wg.Go(s.notify)
 	s.wg.Go(s.tidy)
+	s.wg.Go(s.remember)
 	for s.sleep(recheckEvery) {
 		s.decider.recheck()
 	}
@@ -224,6 +226,9 @@ func (s *Service) ack(point string, m jetstream.Msg) {
 // jobChanged tells of the verdicts of test failovers. What becomes of the others is told
 // with the life of their machine.
 func (s *Service) jobChanged(j failover.Job) {
+	if !j.State.Running() {
+		s.memory.due()
+	}
 	if j.Kind == failover.RealFailover || j.State != failover.Alive && j.State != failover.Failed && j.State != failover.Cleaned {
 		return
 	}

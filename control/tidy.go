@@ -62,6 +62,9 @@ func (s *Service) maintain(ctx context.Context, drop func(group string) bool) (*
 		s.log.Info("the vault was tidied", "points_removed", len(gone), "points_kept", len(m.Kept), "segments_folded", m.Folded,
 			"objects_deleted", m.Deleted, "freed_bytes", m.Freed, "took", m.Took.Round(time.Millisecond))
 	}
+	if err == nil {
+		err = s.vault.DropRecords(ctx, keepVersions)
+	}
 	return m, err
 }
 

@@ -208,7 +208,7 @@ func List[T any](ctx context.Context, b *Book, k Kind) ([]Entry[T], error) {
 }
 
 // Watch calls changed now and after every change of a document of the kinds, until
-// the returned function is called. Changes that follow each other closely may be one
+// the returned function is called; without kinds, of any. Changes that follow each other closely may be one
 // call.
 func (b *Book) Watch(ctx context.Context, changed func(), kinds ...Kind) (stop func(), err error) {
 	w, err := b.kv.WatchAll(ctx)
@@ -226,7 +226,7 @@ func (b *Book) Watch(ctx context.Context, changed func(), kinds ...Kind) (stop f
 				continue
 			}
 			kind, _, _ := strings.Cut(e.Key(), ".")
-			if ready && slices.Contains(kinds, Kind(kind)) {
+			if ready && (len(kinds) == 0 || slices.Contains(kinds, Kind(kind))) {
 				changed()
 			}
 		}

@@ -175,9 +175,9 @@ func (j *Job) clone() Job {
 	return c
 }
 
-// history is the job as its line of history keeps it: what was tested and how it
+// History is the job as its line of history keeps it: what was tested and how it
 // ended, nothing of the guest unless the operator asked.
-func (j *Job) history() Job {
+func (j *Job) History() Job {
 	c := j.clone()
 	c.Directory, c.Progress = "", nil
 	if c.Result != nil {

@@ -215,7 +215,7 @@ func (e *Engine) Cleanup(ctx context.Context, id string) (Job, error) {
 
 func (e *Engine) forget(l *live) (Job, error) {
 	e.mu.Lock()
-	done := l.job.history()
+	done := l.job.History()
 	e.mu.Unlock()
 	if err := done.advance(Done, time.Now().UTC(), ""); err != nil {
 		return done, err

@@ -178,6 +178,17 @@ func (f files) history() ([]Job, error) {
 
 // clean writes the job's line of history, then removes its directory.
 func (f files) clean(j Job) error {
+	if err := f.past(j); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(f.job(j.ID)); err != nil {
+		return fmt.Errorf("remove job %s: %w", j.ID, err)
+	}
+	return nil
+}
+
+// past writes a job's line of history.
+func (f files) past(j Job) error {
 	line, err := json.Marshal(j)
 	if err != nil {
 		return fmt.Errorf("encode history: %w", err)
@@ -202,9 +213,6 @@ func (f files) clean(j Job) error {
 	}
 	if err != nil {
 		return fmt.Errorf("write the history of jobs: %w", err)
-	}
-	if err := os.RemoveAll(f.job(j.ID)); err != nil {
-		return fmt.Errorf("remove job %s: %w", j.ID, err)
 	}
 	return nil
 }
