@@ -12,7 +12,8 @@
 // each time. Everything else it knows is rebuilt at start from the vault and the
 // streams; it keeps nothing on disk but its failover jobs.
 //
-// It writes to the vault only recovery points and pins, and segments only by folding
-// what no point shows any more (vault.Maintain). RPO is computed
+// It writes to the vault only recovery points, pins, and records of the book and of jobs
+// (for the day when only the vault is left), and segments only by folding what no point
+// shows any more (vault.Maintain). RPO is computed
 // only from points that the vault lists.
 package control

@@ -179,3 +179,53 @@ func TestStopAndStart(t *testing.T) {
 	}
 	verify(t, a)
 }
+
+// With everything lost but the vault and its key, the points are there again, and the
+// agent goes on with its next link: no second copy.
+func TestOnlyTheVaultIsLeft(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a := newAgent(t, dir)
+	work := func() (stop func()) {
+		stop = startHere(t, dir)
+		b := connect(t, dir, "agent")
+		defer b.Close()
+		for range 3 {
+			a.point()
+		}
+		if err := a.flush(b); err != nil {
+			t.Fatal(err)
+		}
+		a.listed()
+		return stop
+	}
+	work()()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != "vault" && e.Name() != "keys" {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, e := range matches(t, filepath.Join(dir, "keys", "*")) {
+		if filepath.Base(e) != "vault.key" {
+			if err := os.RemoveAll(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	work()()
+	verify(t, a)
+}
+
+func matches(t *testing.T, pattern string) []string {
+	all, err := filepath.Glob(pattern)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("%s: %v, %v", pattern, all, err)
+	}
+	return all
+}
