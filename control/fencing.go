@@ -66,6 +66,7 @@ func (v *lives) setFence(ctx context.Context, f streams.Fence) error {
 	delete(v.quiet, f.Machine) // what it said before is of another fence
 	v.mu.Unlock()
 	v.s.tell(f.Machine)
+	v.s.memory.due()
 	return nil
 }
 
@@ -83,6 +84,7 @@ func (v *lives) dropFence(ctx context.Context, machine string) error {
 	delete(v.quiet, machine)
 	v.mu.Unlock()
 	v.s.tell(machine)
+	v.s.memory.due()
 	return nil
 }
 

@@ -10,14 +10,20 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/book"
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/plan"
+	"github.com/leeward-dr/leeward/streams"
 )
 
-// kindJob is the kind of the records of jobs; the others are those of the book.
-const kindJob = "job"
+// Kinds of records beside those of the book.
+const (
+	kindJob   = "job"
+	kindFence = "fence" // of a machine; what stands in the bucket of fences
+)
 
 const (
 	// rememberAfter is how long a document rests before it is written to the vault: the
@@ -98,6 +104,13 @@ func (s *Service) recall(ctx context.Context) error {
 	for _, d := range docs {
 		here[recordID{string(d.Kind), d.Name}] = true
 	}
+	fences, err := s.fenceRecords(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range fences {
+		here[recordID{f.Kind, f.Name}] = true
+	}
 	var jobs []failover.Job
 	restored := 0
 	for i := range records {
@@ -112,7 +125,16 @@ func (s *Service) recall(ctx context.Context) error {
 				continue
 			}
 			jobs = append(jobs, j)
-		case !here[recordID{r.Kind, r.Name}]:
+		case r.Kind == kindFence && !here[recordID{r.Kind, r.Name}]:
+			f, err := streams.DecodeFence(r.Name, r.Value)
+			if err == nil {
+				err = s.lives.setFence(ctx, *f)
+			}
+			if err != nil {
+				return fmt.Errorf("put the fence of machine %s up again: %w", r.Name, err)
+			}
+			restored++
+		case r.Kind != kindFence && !here[recordID{r.Kind, r.Name}]:
 			value, err := recalled(r)
 			if err == nil {
 				err = s.book.Restore(ctx, book.Raw{Kind: book.Kind(r.Kind), Name: r.Name, By: r.By, Value: value})
@@ -233,6 +255,11 @@ func (s *Service) documents(ctx context.Context) ([]vault.Record, error) {
 		}
 		all = append(all, vault.Record{Kind: string(d.Kind), Name: d.Name, By: d.By, Gone: d.Gone, Value: d.Value})
 	}
+	fences, err := s.fenceRecords(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, fences...)
 	for _, j := range s.engine.Jobs() {
 		if j.State.Running() {
 			continue
@@ -244,4 +271,36 @@ func (s *Service) documents(ctx context.Context) ([]vault.Record, error) {
 		all = append(all, vault.Record{Kind: kindJob, Name: j.ID, Value: bytes.Clone(b)})
 	}
 	return all, nil
+}
+
+// fenceRecords are the fences that stand, and those that were taken away.
+func (s *Service) fenceRecords(ctx context.Context) ([]vault.Record, error) {
+	kv, err := s.bus.JS.KeyValue(ctx, streams.Fences)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", streams.Fences, err)
+	}
+	w, err := kv.WatchAll(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read bucket %s: %w", streams.Fences, err)
+	}
+	defer func() { _ = w.Stop() }() // the end of ctx may have stopped it already
+	var all []vault.Record
+	for {
+		select {
+		case e, ok := <-w.Updates():
+			if !ok {
+				return nil, fmt.Errorf("read bucket %s: the watch ended", streams.Fences)
+			}
+			if e == nil { // that was all
+				return all, nil
+			}
+			r := vault.Record{Kind: kindFence, Name: e.Key(), Gone: e.Operation() != jetstream.KeyValuePut}
+			if !r.Gone {
+				r.Value = e.Value()
+			}
+			all = append(all, r)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("read bucket %s: %w", streams.Fences, ctx.Err())
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/plan"
 	"github.com/leeward-dr/leeward/control/policy"
+	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/streamstest"
 )
 
@@ -58,14 +59,25 @@ func TestAllButTheVaultIsLost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	fence := streams.Fence{Machine: "web", Generation: 3, Why: "failed over"}
+	for _, f := range []streams.Fence{fence, {Machine: "old", Generation: 1, Why: "failed over"}} {
+		if err := s.lives.setFence(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.remembered("fence", "old", false)
+	if err := s.lives.dropFence(t.Context(), "old"); err != nil {
+		t.Fatal(err)
+	}
 	l.remembered("policy", "tin", false)
 	if err := s.DeletePolicy(l.as("ann"), "tin"); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range [][2]string{{"policy", "gold"}, {"group", "shop"}, {"plan", "asks"}, {"run", "r1"}, {"job", job.ID}} {
+	for _, r := range [][2]string{{"policy", "gold"}, {"group", "shop"}, {"plan", "asks"}, {"fence", "web"}, {"run", "r1"}, {"job", job.ID}} {
 		l.remembered(r[0], r[1], false)
 	}
 	l.remembered("policy", "tin", true)
+	l.remembered("fence", "old", true)
 	stop()
 
 	l.bus = streamstest.Start(t)
@@ -82,6 +94,13 @@ func TestAllButTheVaultIsLost(t *testing.T) {
 	}
 	if p, err := s.Plans(t.Context(), api.Query{}); err != nil || len(p) != 1 || p[0].Value.Stages[0].Before[0].Ask != "go on?" {
 		t.Errorf("plans %+v, %v", p, err)
+	}
+	// A machine that was failed over may still not write at home.
+	if f := s.lives.fenceOf("web"); f == nil || f.Generation != 3 {
+		t.Errorf("fence %+v", f)
+	}
+	if f := s.lives.fenceOf("old"); f != nil {
+		t.Errorf("a fence that was taken away is back: %+v", f)
 	}
 	// A run on its way is not begun again: nobody knows what it did last.
 	if r, err := s.Run(t.Context(), "r1"); err != nil || r.State != plan.RunFailed || r.Error == "" {
