@@ -147,9 +147,12 @@ func (c *contest) pipe(ctx context.Context, run int) (err error) {
 	if err != nil {
 		return err
 	}
-	o.disk = image
+	capture, err := o.follow(ctx, image)
+	if err != nil {
+		return err
+	}
 	busy := rig.Busy()
-	u, stored, _, err := o.initial(ctx, "scan")
+	u, stored, _, err := o.initial(ctx, capture)
 	if err != nil {
 		return err
 	}

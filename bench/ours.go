@@ -93,6 +93,22 @@ func (o *ours) attach(ctx context.Context, image string) error {
 	return err
 }
 
+// follow makes a file the disk that the agent protects, and says how it is followed: as
+// the agent does by itself if this process may make a device of it. By scanning, which
+// reads all of it thrice before the first point, only if there is no other way.
+func (o *ours) follow(ctx context.Context, image string) (capture string, err error) {
+	o.disk, capture, err = device(ctx, o.rig, image)
+	return capture, err
+}
+
+func device(ctx context.Context, r *rig.Rig, image string) (disk, capture string, err error) {
+	if !rig.Root() {
+		return image, "scan", nil
+	}
+	disk, err = r.Loop(ctx, image)
+	return disk, "auto", err
+}
+
 // protect starts the agent.
 func (o *ours) protect(capture, disk string) (err error) {
 	state := filepath.Join(o.dir, "agent")

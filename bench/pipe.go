@@ -116,9 +116,12 @@ func onePair(ctx context.Context, c *common, dir string, bin product.Binaries, i
 	if err != nil {
 		return nil, err
 	}
-	o.disk = image
+	capture, err := o.follow(ctx, image)
+	if err != nil {
+		return nil, err
+	}
 	server := o.server.CPU()
-	u, _, _, err := o.initial(ctx, "scan")
+	u, _, _, err := o.initial(ctx, capture)
 	if err != nil {
 		return nil, err
 	}
@@ -158,23 +161,29 @@ func pipeProfile(ctx context.Context, dir, image string) (profile []byte, err er
 	if err != nil {
 		return nil, err
 	}
+	disk, capture, err := device(ctx, r, image)
+	if err != nil {
+		return nil, err
+	}
+	state := filepath.Join(r.Dir, "agent")
+	product.Forget(r, state)
 	runtime.GC()
 	var b bytes.Buffer
 	if err := pprof.StartCPUProfile(&b); err != nil {
 		return nil, fmt.Errorf("profile: %w", err)
 	}
-	err = copyOnce(ctx, site, image, self, filepath.Join(r.Dir, "agent"))
+	err = copyOnce(ctx, site, disk, capture, self, state)
 	pprof.StopCPUProfile()
 	return b.Bytes(), err
 }
 
 // copyOnce runs an agent until its first point is listed.
-func copyOnce(ctx context.Context, site *product.Site, image, self, state string) error {
+func copyOnce(ctx context.Context, site *product.Site, disk, capture, self, state string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cfg := agent.Default()
-	cfg.Machine, cfg.Disks = benchMachine, []agent.DiskConfig{{Path: image, Name: benchDisk}}
-	cfg.Capture, cfg.StateDir, cfg.GuardCommand = "scan", state, []string{self, "guard"}
+	cfg.Machine, cfg.Disks = benchMachine, []agent.DiskConfig{{Path: disk, Name: benchDisk}}
+	cfg.Capture, cfg.StateDir, cfg.GuardCommand = capture, state, []string{self, "guard"}
 	bs, err := bus.Connect(ctx, bus.Options{Name: "bench agent", Context: product.Context(site.Dir, "agent")})
 	if err != nil {
 		return err

@@ -36,7 +36,7 @@ func BenchmarkPipe(b *testing.B) {
 			b.Fatal(errors.Join(err, r.Close()))
 		}
 		b.StartTimer()
-		err = copyOnce(b.Context(), site, image, self, filepath.Join(r.Dir, "agent"))
+		err = copyOnce(b.Context(), site, image, "scan", self, filepath.Join(r.Dir, "agent"))
 		b.StopTimer()
 		if err := errors.Join(err, r.Close()); err != nil {
 			b.Fatal(err)

@@ -160,7 +160,7 @@ func (t *trial) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	events, err := t.site.API.Events(ctx, api.Query{Kind: "resync"})
+	events, err := t.events(ctx, "resync")
 	if err != nil {
 		return fmt.Errorf("read events: %w", err)
 	}
@@ -214,6 +214,20 @@ func (t *trial) look(ctx context.Context) error {
 		t.bad("point %s was listed and is gone", id)
 	}
 	return nil
+}
+
+// events lists the events of one kind; control may just have changed.
+func (t *trial) events(ctx context.Context, kind string) (all []api.Event, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var last error
+	err = rig.Poll(ctx, 500*time.Millisecond, func() (bool, error) {
+		short, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		all, last = t.site.API.Events(short, api.Query{Kind: kind})
+		return last == nil, nil
+	})
+	return all, errors.Join(err, last)
 }
 
 // began is when the first record was written; what agents did before was the first

@@ -19,7 +19,8 @@
 //	rule      default   why
 //	cut       always    a recovery point exists only when its cut is in the vault: RPO
 //	open      alone     the agent may not go on before it knows the epoch's base
-//	bytes     32 MiB    a segment worth a put; bounds memory and what one retry repeats
+//	bytes     16 MiB    a segment worth a put; bounds memory (thrice this a disk, and as much
+//	                    again in the server's caches) and what one retry repeats
 //	age       1 s       how long an agent must remember what it sent, and how long
 //	                    JetStream must keep it, when a disk writes little; points do
 //	                    not wait for it. At most 86 400 segments a disk and day, and

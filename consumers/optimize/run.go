@@ -23,7 +23,7 @@ type Limits struct {
 
 // Default is what the table in the package comment says.
 func Default() Limits {
-	return Limits{Bytes: 32 << 20, Age: time.Second, Links: 2048, Extents: 64 << 10}
+	return Limits{Bytes: 16 << 20, Age: time.Second, Links: 2048, Extents: 64 << 10}
 }
 
 // Run counts what a run of links has gathered. The zero Run is empty.

@@ -117,8 +117,11 @@ func (v *voice) lastReceipt(ctx context.Context, id vault.DiskID) (*wire.Receipt
 
 // insist does try until it works or ctx ends.
 func (v *voice) insist(ctx context.Context, what string, try func(context.Context) error) error {
-	for wait := v.tempo.retry; ; wait = min(2*wait, v.tempo.busMax) {
-		c, cancel := context.WithTimeout(ctx, answerWait)
+	// A stream without a leader does not answer at all, and one that gets it a moment
+	// later has not heard the question: so it is asked again soon, at first.
+	patience := answerWait / 4
+	for wait := v.tempo.retry; ; wait, patience = min(2*wait, v.tempo.busMax), min(2*patience, answerWait) {
+		c, cancel := context.WithTimeout(ctx, patience)
 		err := try(c)
 		cancel()
 		if err == nil {

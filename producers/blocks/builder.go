@@ -11,12 +11,26 @@ import (
 // moves most bytes per second and where zstd has reached most of its ratio.
 const FrameBlocks = 64
 
+// room is kept before the data of a frame, so that a link is encoded around it and not
+// copied: enough for 64 sums and a few hundred extents.
+const room = 4 << 10
+
+// bufferSize is the size of a frame's buffer, with one byte for what stands behind.
+const bufferSize = room + FrameBlocks*wire.BlockSize + 1
+
 // frame is one link in the making.
 type frame struct {
 	extents []wire.Extent
 	sums    []wire.Sum // of the data blocks; empty: to be computed
-	data    []byte
+	buf     []byte     // room, and behind it the data
 	blocks  int
+}
+
+func (f *frame) data() []byte {
+	if f.buf == nil {
+		return nil
+	}
+	return f.buf[room:]
 }
 
 // Builder packs blocks into frames. Blocks must come in ascending order between
@@ -69,10 +83,10 @@ func (b *Builder) one(ctx context.Context, at uint64, block []byte, sum *wire.Su
 	if err := b.extend(ctx, at, 1, wire.ExtentData); err != nil {
 		return err
 	}
-	if b.f.data == nil {
-		b.f.data = b.p.buffer()
+	if b.f.buf == nil {
+		b.f.buf = b.p.buffer()
 	}
-	b.f.data = append(b.f.data, block...)
+	b.f.buf = append(b.f.buf, block...)
 	b.f.blocks++
 	if sum != nil {
 		b.f.sums = append(b.f.sums, *sum)

@@ -80,6 +80,7 @@ type Publisher struct {
 type item struct {
 	frame *frame
 	block *wire.Block
+	buf   []byte // that the block's data lies in, behind room
 	cut   *wire.Cut
 	ready chan struct{} // closed when block is made
 	done  chan result   // for cuts and barriers: filled when JetStream holds everything
@@ -109,7 +110,7 @@ func Open(ctx context.Context, js jetstream.JetStream, machine, disk string, epo
 	}
 	p.lastError.Store("")
 	p.flight.limit = opt.WindowBytes
-	p.free.New = func() any { b := make([]byte, 0, FrameBlocks*wire.BlockSize); return &b }
+	p.free.New = func() any { b := make([]byte, bufferSize); return &b }
 	if err := p.open(ctx, o); err != nil {
 		return nil, err
 	}
@@ -126,7 +127,7 @@ func (p *Publisher) open(ctx context.Context, o *wire.Open) error {
 	if err != nil {
 		return err
 	}
-	m, err := p.message(&wire.Change{Kind: wire.KindOpen, Open: o})
+	m, err := p.message(&wire.Change{Kind: wire.KindOpen, Open: o}, nil)
 	if err != nil {
 		return err
 	}
@@ -232,10 +233,11 @@ func (p *Publisher) Close() {
 
 var errClosed = errors.New("publisher is closed")
 
-func (p *Publisher) buffer() []byte { return (*p.free.Get().(*[]byte))[:0] }
+// buffer returns a buffer of which room is taken.
+func (p *Publisher) buffer() []byte { return (*p.free.Get().(*[]byte))[:room] }
 
 func (p *Publisher) recycle(b []byte) {
-	if cap(b) == FrameBlocks*wire.BlockSize {
+	if cap(b) == bufferSize {
 		p.free.Put(&b)
 	}
 }
@@ -253,7 +255,7 @@ func (p *Publisher) compress() {
 	for {
 		select {
 		case it := <-p.work:
-			it.block = p.pack(enc, it.frame)
+			it.block, it.buf = p.pack(enc, it.frame)
 			close(it.ready)
 		case <-p.ctx.Done():
 			return
@@ -261,31 +263,36 @@ func (p *Publisher) compress() {
 	}
 }
 
-func (p *Publisher) pack(enc *zstd.Encoder, f *frame) *wire.Block {
-	b := &wire.Block{Codec: wire.CodecRaw, Raw: uint32(len(f.data)), Extents: f.extents, Data: f.data}
+// pack makes the block of a frame, and says which buffer its data lies in.
+func (p *Publisher) pack(enc *zstd.Encoder, f *frame) (*wire.Block, []byte) {
+	data := f.data()
+	b := &wire.Block{Codec: wire.CodecRaw, Raw: uint32(len(data)), Extents: f.extents, Data: data}
 	b.Sums = make([]byte, 0, 16*f.blocks)
 	for i := range f.blocks {
 		if len(f.sums) > 0 {
 			b.Sums = append(b.Sums, f.sums[i][:]...)
 			continue
 		}
-		s := wire.SumOf(f.data[i*wire.BlockSize : (i+1)*wire.BlockSize])
+		s := wire.SumOf(data[i*wire.BlockSize : (i+1)*wire.BlockSize])
 		b.Sums = append(b.Sums, s[:]...)
 	}
-	if len(f.data) == 0 || p.o.Raw != nil && p.o.Raw() || entropy.Dense(f.data) {
-		return b
+	if len(data) == 0 || p.o.Raw != nil && p.o.Raw() || entropy.Dense(data) {
+		return b, f.buf
 	}
-	packed := enc.EncodeAll(f.data, p.buffer())
-	if len(packed) > len(f.data)-len(f.data)/20 { // not worth unpacking it again
+	packed := enc.EncodeAll(data, p.buffer())
+	if len(packed)-room > len(data)-len(data)/20 { // not worth unpacking it again
 		p.recycle(packed)
-		return b
+		return b, f.buf
 	}
-	p.recycle(f.data)
-	b.Codec, b.Data = wire.CodecZstd, packed
-	return b
+	p.recycle(f.buf)
+	b.Codec, b.Data = wire.CodecZstd, packed[room:]
+	return b, packed
 }
 
-const firstWait, longestWait = 20 * time.Millisecond, 2 * time.Second
+const (
+	firstWait, longestWait     = 20 * time.Millisecond, 2 * time.Second
+	firstAnswer, longestAnswer = 1500 * time.Millisecond, 10 * time.Second
+)
 
 func longer(d time.Duration) time.Duration { return min(2*d, longestWait) }
 

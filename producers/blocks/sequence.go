@@ -16,6 +16,7 @@ type message struct {
 	hash   wire.Hash
 	number uint64
 	ack    jetstream.PubAckFuture
+	buf    []byte // that the message lies in, to be used again once JetStream has it; nil: none
 }
 
 // flight is what JetStream has not acknowledged, oldest first.
@@ -31,19 +32,33 @@ type flight struct {
 // carefully is how many messages go one by one after a refusal.
 const carefully = 64
 
-// message encodes the next link of the chain.
-func (p *Publisher) message(c *wire.Change) (*message, error) {
+// message encodes the next link of the chain. buf is what its data lies in.
+func (p *Publisher) message(c *wire.Change, buf []byte) (*message, error) {
 	c.Machine, c.Disk, c.Epoch = p.machine, p.disk, p.epoch
 	c.Number, c.Prev, c.Time = p.number+1, p.prev, time.Now().UnixNano()
-	b, err := wire.Encode(c)
+	// A small message would hold on to a large buffer as long as it is under way.
+	inPlace := c.Block != nil && len(c.Block.Data) > bufferSize/2
+	var b []byte
+	var err error
+	if inPlace {
+		b, err = wire.EncodeInPlace(c, buf, room)
+	} else {
+		b, err = wire.Encode(c)
+	}
 	if err != nil {
 		return nil, err
 	}
-	m := nats.NewMsg(p.subject)
-	m.Data = b
-	m.Header = nats.Header(wire.Headers(c))
-	m.Header.Set(jetstream.MsgIDHeader, wire.MsgID(c))
-	return &message{msg: m, hash: wire.LinkHash(c, b), number: c.Number}, nil
+	msg := nats.NewMsg(p.subject)
+	msg.Data = b
+	msg.Header = nats.Header(wire.Headers(c))
+	msg.Header.Set(jetstream.MsgIDHeader, wire.MsgID(c))
+	m := &message{msg: msg, hash: wire.LinkHash(c, b), number: c.Number}
+	if inPlace {
+		m.buf = buf
+	} else {
+		p.recycle(buf)
+	}
+	return m, nil
 }
 
 // sequence numbers, chains and publishes what the compressors made, in order.
@@ -83,7 +98,7 @@ func (p *Publisher) link(it *item) error {
 	case it.block == nil:
 		return nil
 	}
-	m, err := p.message(c)
+	m, err := p.message(c, it.buf)
 	if err != nil {
 		return err
 	}
@@ -93,7 +108,6 @@ func (p *Publisher) link(it *item) error {
 			p.o.OnLink(m.number, it.block.Extents)
 		}
 		p.raw.Add(uint64(it.block.Raw))
-		p.recycle(it.block.Data)
 	}
 	p.bytes.Add(uint64(len(m.msg.Data)))
 	limit := p.flight.limit - len(m.msg.Data)
@@ -147,6 +161,7 @@ func (p *Publisher) landed() {
 	p.flight.queue = p.flight.queue[1:]
 	p.flight.bytes -= len(m.msg.Data)
 	p.links.Add(1)
+	p.recycle(m.buf)
 }
 
 // again publishes everything that is under way once more, in order, one by one,
@@ -156,6 +171,7 @@ func (p *Publisher) again(why error) error {
 	p.flight.careful = carefully
 	p.refuse(why)
 	for _, m := range p.flight.queue { // let the answers come in first
+		m.buf = nil // the client may still want to send it once more
 		if m.ack == nil {
 			continue
 		}
@@ -168,8 +184,11 @@ func (p *Publisher) again(why error) error {
 	}
 	for len(p.flight.queue) > 0 {
 		m := p.flight.queue[0]
-		for wait := firstWait; ; wait = longer(wait) {
-			_, err := p.js.PublishMsg(p.ctx, m.msg)
+		// A stream that has no leader yet does not answer: it is asked again soon.
+		for wait, patience := firstWait, firstAnswer; ; wait, patience = longer(wait), min(2*patience, longestAnswer) {
+			ctx, cancel := context.WithTimeout(p.ctx, patience)
+			_, err := p.js.PublishMsg(ctx, m.msg)
+			cancel()
 			if err == nil {
 				break
 			}

@@ -53,7 +53,8 @@ const (
 	// ackWait is how long an asynchronous publish waits for its answer. An answer can be
 	// lost while this connection stays up: with the node that led the stream. Without a
 	// limit its publisher would wait for ever.
-	ackWait = 10 * time.Second
+	// What is sent a second time by mistake is dropped by its id.
+	ackWait = 5 * time.Second
 	// pingEvery bounds how long a connection whose other end vanished without a word
 	// counts as up, together with silence (see dialer).
 	pingEvery = 4 * time.Second

@@ -17,6 +17,29 @@ func Encode[M message](m M) ([]byte, error) {
 	return m.write(make([]byte, 0, m.size())), nil
 }
 
+// EncodeInPlace is Encode for a block whose Data lies in buf from byte room on: what
+// stands before the data in the message is written into the room, what stands behind
+// it after the data. The message returned is a part of buf, unless room or buf was too
+// small: then it is a copy.
+func EncodeInPlace(m *Change, buf []byte, room int) ([]byte, error) {
+	if m.Block == nil || len(m.Block.Data) == 0 {
+		return Encode(m)
+	}
+	m.setVersion()
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	data := m.Block.Data
+	head, end := m.head(make([]byte, 0, m.size()-len(data))), room+len(data)
+	if len(head) > room || cap(buf) <= end || &buf[:end][room] != &data[0] {
+		return append(append(append(make([]byte, 0, m.size()), head...), data...), msgpcode.Nil), nil
+	}
+	buf = buf[:end+1]
+	buf[end] = msgpcode.Nil // no cut
+	copy(buf[room-len(head):], head)
+	return buf[room-len(head):], nil
+}
+
 type message interface {
 	*Change | *Marker | *Receipt | *Event | *SumsRequest | *SumsReply
 	setVersion()
@@ -102,6 +125,18 @@ func (m *Change) size() int {
 }
 
 func (m *Change) write(b []byte) []byte {
+	b = m.head(b)
+	if m.Block != nil {
+		b = append(b, m.Block.Data...)
+	}
+	if m.Cut != nil {
+		return m.Cut.write(b)
+	}
+	return append(b, msgpcode.Nil)
+}
+
+// head writes everything before the bytes of a block's data, or before the cut.
+func (m *Change) head(b []byte) []byte {
 	b = addArray(b, m.elements())
 	b = addUint(b, uint64(m.Version))
 	b = addUint(b, uint64(m.Kind))
@@ -116,15 +151,10 @@ func (m *Change) write(b []byte) []byte {
 	} else {
 		b = append(b, msgpcode.Nil)
 	}
-	if m.Block != nil {
-		b = m.Block.write(b, m.Version)
-	} else {
-		b = append(b, msgpcode.Nil)
+	if m.Block == nil {
+		return append(b, msgpcode.Nil)
 	}
-	if m.Cut != nil {
-		return m.Cut.write(b)
-	}
-	return append(b, msgpcode.Nil)
+	return m.Block.head(b, m.Version)
 }
 
 func (m *Change) read(r *reader) {
@@ -173,7 +203,8 @@ func fields(version uint8) int {
 	return 6
 }
 
-func (k *Block) write(b []byte, version uint8) []byte {
+// head writes a block without the bytes of its data, but with their length.
+func (k *Block) head(b []byte, version uint8) []byte {
 	b = addArray(b, fields(version))
 	b = addUint(b, uint64(k.Codec))
 	b = addUint(b, uint64(k.Raw))
@@ -188,7 +219,7 @@ func (k *Block) write(b []byte, version uint8) []byte {
 	if version >= BlockVersion {
 		b = addUint(b, uint64(k.Check))
 	}
-	return addBytes(b, k.Data)
+	return addLength(b, len(k.Data), msgpcode.Bin8, msgpcode.Bin16, msgpcode.Bin32)
 }
 
 func (k *Block) read(r *reader, version uint8) {

@@ -270,3 +270,45 @@ func TestOnlyShortestForm(t *testing.T) {
 		}
 	}
 }
+
+// A message that is built around its data is the same, and moves the data only when
+// there is no room.
+func TestEncodeInPlace(t *testing.T) {
+	for name, m := range samples() {
+		c, ok := m.(*Change)
+		if !ok {
+			continue
+		}
+		want, err := Encode(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, room := range []int{0, 10, len(want), 4096} {
+			for _, spare := range []int{0, 1} {
+				buf := make([]byte, room, room+BlockSize*2+100+spare)
+				if c.Block != nil {
+					buf = append(buf, c.Block.Data...)
+					buf = buf[: len(buf) : len(buf)+spare]
+					c.Block.Data = buf[room:]
+				}
+				got, err := EncodeInPlace(c, buf, room)
+				if err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("%s with %d bytes of room: %v\n%x\nwant\n%x", name, room, err, got, want)
+				}
+				if c.Block == nil || len(c.Block.Data) == 0 {
+					continue
+				}
+				inPlace := &got[len(got)-2] == &c.Block.Data[len(c.Block.Data)-1]
+				if inPlace != (room == 4096 && spare == 1) && room != len(want) {
+					t.Errorf("%s with %d bytes of room and %d behind: in place %v", name, room, spare, inPlace)
+				}
+			}
+		}
+		if c.Block != nil {
+			c.Block.Raw++
+			if _, err := EncodeInPlace(c, nil, 0); !errors.Is(err, ErrMalformed) {
+				t.Errorf("%s: a bad block is encoded: %v", name, err)
+			}
+		}
+	}
+}
