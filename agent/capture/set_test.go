@@ -3,6 +3,7 @@ package capture_test
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -49,10 +50,16 @@ func TestSetAgainstModel(t *testing.T) {
 			base := rapid.SampledFrom([]uint64{0, 64, 128, 32768, 65536, 1 << 40}).Draw(t, "base")
 			return base + rapid.Uint64Range(0, 130).Draw(t, "off")
 		})
+		long := rapid.Custom(func(t *rapid.T) uint64 { // seldom: the model is slow
+			if rapid.IntRange(0, 9).Draw(t, "long") > 0 {
+				return 1
+			}
+			return rapid.SampledFrom([]uint64{32767, 32768, 33000}).Draw(t, "length")
+		})
 		var s, other capture.Set
 		m := model{}
 		for range rapid.IntRange(0, 20).Draw(t, "adds") {
-			start, count := near.Draw(t, "start"), rapid.Uint64Range(0, 300).Draw(t, "count")
+			start, count := near.Draw(t, "start"), rapid.OneOf(rapid.Uint64Range(0, 300), rapid.Uint64Range(0, 3), long).Draw(t, "count")
 			to := rapid.SampledFrom([]*capture.Set{&s, &other}).Draw(t, "set")
 			to.Add(start, count)
 			m.add(start, count)
@@ -62,10 +69,45 @@ func TestSetAgainstModel(t *testing.T) {
 		}
 		s.Merge(&other)
 		m.check(t, &s)
+		var gone capture.Set
+		for range rapid.IntRange(0, 10).Draw(t, "removals") {
+			start, count := near.Draw(t, "start"), rapid.OneOf(rapid.Uint64Range(0, 300), long).Draw(t, "count")
+			gone.Add(start, count)
+			for i := range count {
+				delete(m, start+i)
+			}
+		}
+		s.Subtract(&gone)
+		m.check(t, &s)
 		if s.Has(1 << 50) {
 			t.Fatalf("has a block that was never added")
 		}
 	})
+}
+
+// TestSetMemory: a block here and there on a large disk, and all of a large disk, take
+// little memory.
+func TestSetMemory(t *testing.T) {
+	const blocks = 16 << 40 / capture.BlockSize
+	for name, fill := range map[string]func(s *capture.Set){
+		"a block in each 128 MiB of 16 TiB": func(s *capture.Set) {
+			for at := uint64(7); at < blocks; at += 32 << 10 {
+				s.Add(at, 1)
+			}
+		},
+		"16 TiB but for a block": func(s *capture.Set) { s.Add(1, blocks-1) },
+	} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		s := new(capture.Set)
+		fill(s)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if mib := int64(after.HeapAlloc-before.HeapAlloc) >> 20; mib > 32 {
+			t.Errorf("%s: %d blocks take %d MiB", name, s.Len(), mib)
+		}
+	}
 }
 
 func TestSetEmptyAndEarlyStop(t *testing.T) {
