@@ -8,6 +8,23 @@ type Mark struct{ Epoch, Number uint64 }
 // String is the mark as people see it.
 func (m Mark) String() string { return fmt.Sprintf("link %d of epoch %d", m.Number, m.Epoch) }
 
+// Fits says whether a vault that stands at base lacks no more than what its writer has
+// not seen confirmed, the writer having seen mark confirmed and having written every
+// epoch from since to last; if not, why.
+func Fits(mark Mark, since, last uint64, base Mark) error {
+	switch {
+	case base.Epoch < mark.Epoch, base.Epoch == mark.Epoch && base.Number < mark.Number:
+		return fmt.Errorf("the vault stands at %v, before %v, which it had confirmed", base, mark)
+	case base.Epoch == mark.Epoch:
+		return nil
+	case base.Epoch > last:
+		return fmt.Errorf("the vault stands at %v, which another agent has sent: ours ended with epoch %d", base, last)
+	case since > mark.Epoch+1:
+		return fmt.Errorf("another agent sent changes between epoch %d and %d", mark.Epoch, since)
+	}
+	return nil
+}
+
 // Keeper is a Source that goes on recording while no process follows the disk, so
 // that the next one need not compare all of it. What it keeps is tied to where the
 // vault stands: "the vault holds the disk as it was at the mark, but for the blocks

@@ -95,7 +95,7 @@ func (s *Source) takeOver(now head) (err error) {
 		if err != nil {
 			s.closeFiles()
 			s.inst.unpin()
-			s.inst, s.page, s.broken, s.set, s.seen = nil, page, nil, new(capture.Set), sums{}
+			s.inst, s.page, s.blocks, s.broken, s.set, s.seen = nil, page, s.dev.Blocks(), nil, new(capture.Set), sums{}
 		}
 	}()
 	if err := s.inst.as(now.Filter); err != nil {
@@ -111,7 +111,28 @@ func (s *Source) takeOver(now head) (err error) {
 		return errors.New("the number of CPUs is another one")
 	}
 	s.page = s.rec.box
-	return s.account()
+	s.blocks = blocksOf(s.rec.head.Size)
+	if err := s.account(); err != nil {
+		return err
+	}
+	if s.rec.head.Size < now.Size {
+		return s.grow(now)
+	}
+	return nil
+}
+
+// grow goes on with a disk that is larger than when its record was made. What was added
+// counts as changed, and so does the block in which the old end was.
+func (s *Source) grow(now head) error {
+	added := s.rec.head.Size / capture.BlockSize
+	now.Instance, now.Inode = s.rec.head.Instance, s.rec.head.Inode
+	s.page = nil // it is in the record's memory
+	if err := s.rec.grow(now, s.set, added); err != nil {
+		return err
+	}
+	s.page, s.blocks = s.rec.box, s.dev.Blocks()
+	s.set.Add(added, s.blocks-added)
+	return nil
 }
 
 // account brings the record up to what was read of the rings, and checks it.
@@ -155,7 +176,7 @@ func (s *Source) account() error {
 	s.ledger = ledger{rec.live[wordLedgerLo], rec.live[wordLedgerHi]}
 	s.freed = ledger{rec.live[wordDiscardLo], rec.live[wordDiscardHi]}
 	rec.unseal() // the second map into the first
-	s.set = rec.kept(s.dev.Blocks())
+	s.set = rec.kept(s.blocks)
 	return nil
 }
 
@@ -187,7 +208,7 @@ func (s *Source) Fits(base capture.Mark) (err error) {
 	s.kept(func(r *record) {
 		m, ok := r.mark()
 		if err = errors.New("nothing certain is kept"); ok {
-			err = fits(m, r.live[wordSince], r.live[wordLast], base)
+			err = capture.Fits(m, r.live[wordSince], r.live[wordLast], base)
 		}
 	})
 	return err

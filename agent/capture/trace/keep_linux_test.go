@@ -172,14 +172,7 @@ func TestTakeOverRefused(t *testing.T) {
 				unix.Close(fd)
 			}
 		}, "accounted for"},
-		"grown": {func(k *kept) {
-			backing := k.dev.Backing()
-			if err := os.Truncate(backing, 16*mib); err != nil {
-				k.Fatal(err)
-			}
-			disktest.Run(k, "losetup", "-c", k.path)
-			k.dev = open(k.T, k.path)
-		}, "resized"},
+		"made smaller": {func(k *kept) { k.resize(4 * mib) }, "smaller"},
 		"another boot": {func(k *kept) { k.edit(`"boot":"`, `"boot":"0`) }, "started anew"},
 		"another disk": {func(k *kept) { k.edit(`"sequence":"`, `"sequence":"9`) }, "another disk"},
 		"cut short":    {func(k *kept) { k.must(os.Truncate(k.file(), 4096)) }, "cut short"},
@@ -202,6 +195,58 @@ func TestTakeOverRefused(t *testing.T) {
 			k.must(k.audit())
 		})
 	}
+}
+
+// resize gives the disk another size while nobody follows it.
+func (k *kept) resize(size int64) {
+	k.Helper()
+	k.must(os.Truncate(k.dev.Backing(), size))
+	disktest.Run(k, "losetup", "-c", k.path)
+	k.dev = open(k.T, k.path)
+}
+
+// A disk that grew is taken over like any other, with everything that was added, and
+// with what was written before, while, and after it grew.
+func TestTakeOverOfAGrownDisk(t *testing.T) {
+	k := newKept(t, trace.Options{})
+	k.write(0, 4096)
+	k.takes(0)
+	m := k.settle()
+	k.must(os.Truncate(k.dev.Backing(), 12*mib+512)) // the new end is inside a block
+	disktest.Run(k, "losetup", "-c", k.path)
+	k.write(5*4096, 4096)
+	k.write(8*mib, 4096) // behind the end that the source knows
+	k.takes(5)
+	k.must(k.audit())
+	k.must(k.src.Close())
+	k.write(6*4096, 4096)
+	added := func(from, to uint64) (all []uint64) {
+		for b := from; b < to; b++ {
+			all = append(all, b)
+		}
+		return all
+	}
+	k.dev = open(t, k.path)
+	k.open()
+	k.must(k.src.Resumed())
+	k.must(k.src.Fits(m))
+	k.takes(append([]uint64{5, 6}, added(2048, 3073)...)...)
+	k.must(k.audit())
+	k.write(12*mib-4096, 4096)
+	k.takes(3071)
+	k.must(k.src.Close())
+
+	k.resize(16 * mib) // and again, nothing being confirmed meanwhile
+	k.open()
+	k.must(k.src.Resumed())
+	k.takes(append([]uint64{5, 6}, added(2048, 4096)...)...)
+	k.settle()
+	k.write(4095*4096, 4096)
+	k.takes(4095)
+	k.must(k.audit())
+	k.must(k.src.Close())
+	k.open()
+	k.takes(4095)
 }
 
 func (k *kept) must(err error) {

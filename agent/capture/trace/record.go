@@ -86,6 +86,8 @@ func granule(blocks uint64) uint64 {
 	return g
 }
 
+func blocksOf(size uint64) uint64 { return (size + capture.BlockSize - 1) / capture.BlockSize }
+
 // encode writes a head as it lies in the file.
 func (h head) encode() ([]byte, error) {
 	b, err := json.Marshal(h)
@@ -108,7 +110,9 @@ func decodeHead(b []byte) (head, error) {
 	return h, nil
 }
 
-// differs names the first thing in which a kept record is not for what is here now.
+// differs names the first thing in which a kept record is not for what is here now. A
+// disk that has grown is the same disk: nothing is known of what was added, and all of
+// the rest.
 func (h head) differs(now head) error {
 	switch {
 	case h.Boot != now.Boot:
@@ -117,26 +121,10 @@ func (h head) differs(now head) error {
 		return fmt.Errorf("it is of device %s, this is %s", h.Device, now.Device)
 	case h.Sequence != now.Sequence || h.Identity != now.Identity:
 		return fmt.Errorf("it is of another disk: %s, number %s; here is %s, number %s", h.Identity, h.Sequence, now.Identity, now.Sequence)
-	case h.Size != now.Size:
-		return fmt.Errorf("the disk was resized from %d to %d bytes", h.Size, now.Size)
-	case h.Filter != now.Filter, h.PageSize != now.PageSize, h.CPUs != now.CPUs, h.Granule != now.Granule:
+	case h.Size > now.Size:
+		return fmt.Errorf("the disk was made smaller, from %d to %d bytes", h.Size, now.Size)
+	case h.Filter != now.Filter, h.PageSize != now.PageSize, h.CPUs != now.CPUs, h.Granule != granule(blocksOf(h.Size)):
 		return errors.New("it was made by another version of the agent or the kernel's rings have another shape")
-	}
-	return nil
-}
-
-// fits says whether a vault that stands at base holds everything but what is in the
-// maps, the record's mark being mark and the epochs since..last being this record's.
-func fits(mark capture.Mark, since, last uint64, base capture.Mark) error {
-	switch {
-	case base.Epoch < mark.Epoch, base.Epoch == mark.Epoch && base.Number < mark.Number:
-		return fmt.Errorf("the vault stands at %v, before %v, which it had confirmed", base, mark)
-	case base.Epoch == mark.Epoch:
-		return nil
-	case base.Epoch > last:
-		return fmt.Errorf("the vault stands at %v, which another agent has sent: ours ended with epoch %d", base, last)
-	case since > mark.Epoch+1:
-		return fmt.Errorf("another agent sent changes between epoch %d and %d", mark.Epoch, since)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -86,7 +87,7 @@ func (r *record) load() error {
 	if err != nil {
 		return err
 	}
-	blocks := (h.Size + capture.BlockSize - 1) / capture.BlockSize
+	blocks := blocksOf(h.Size)
 	if h.shape(blocks).size != int(fi.Size()) {
 		return errors.New("the kept record is cut short")
 	}
@@ -117,6 +118,24 @@ func (r *record) create(h head, blocks uint64) error {
 		return err
 	}
 	copy(r.mem[headAt:4096], b)
+	r.set(wordMagic, recordMagic)
+	return nil
+}
+
+// grow makes the record anew for a larger disk; kept is what is marked, and everything
+// from block added on is marked too. If we die inside, nothing is kept.
+func (r *record) grow(h head, kept *capture.Set, added uint64) error {
+	live, cpus := slices.Clone(r.live), slices.Clone(r.cpus)
+	if err := r.create(h, blocksOf(h.Size)); err != nil {
+		return err
+	}
+	r.set(wordMagic, 0)
+	copy(r.live[wordMagic+1:], live[wordMagic+1:])
+	copy(r.cpus, cpus)
+	for start, count := range kept.Ranges() {
+		r.add(start, count)
+	}
+	r.add(added, blocksOf(h.Size)-added)
 	r.set(wordMagic, recordMagic)
 	return nil
 }

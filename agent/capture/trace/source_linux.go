@@ -30,6 +30,7 @@ type Source struct {
 	mu      sync.Mutex // guards what follows
 	page    []byte
 	mark    func(event)
+	blocks  uint64 // of the disk, as far as it is followed
 	set     *capture.Set
 	broken  error   // why changes may have been missed; nil if none were
 	part    sums    // of the page that is being looked at
@@ -78,7 +79,7 @@ func New(dev *disk.Disk, o Options) (*Source, error) {
 	if err != nil {
 		return nil, unsupported("%w", err)
 	}
-	s := &Source{dev: dev, opt: o, lay: lay, set: new(capture.Set)}
+	s := &Source{dev: dev, opt: o, lay: lay, blocks: dev.Blocks(), set: new(capture.Set)}
 	s.page = make([]byte, max(lay.pageSize, os.Getpagesize()))
 	s.mark = s.markEvent
 	return s, nil

@@ -21,10 +21,9 @@ func (s *Source) markEvent(e event) {
 	} else {
 		s.part.written += uint64(e.count)
 	}
-	start, count, ok := e.blocks(s.dev.Blocks())
+	start, count, ok := e.blocks(s.blocks)
 	if !ok {
-		s.breaks(fmt.Errorf("a write at sector %d is behind the end of %s, which was resized", e.sector, s.dev.Path()))
-		return
+		return // the disk has grown: whoever follows it in its new size reads all that was added
 	}
 	s.set.Add(start, count)
 	if s.rec != nil {
