@@ -23,9 +23,11 @@ import (
 
 // Agent protects the disks of one machine.
 type Agent struct {
-	keep   string            // where capture sources keep their records, "" if nowhere
-	want   chan []DiskConfig // the newest list of SetDisks
-	reopen []DiskConfig      // disks to open anew before the next point
+	keep    string            // where capture sources keep their records, "" if nowhere
+	want    chan []DiskConfig // the newest list of SetDisks
+	aside   []*aside          // disks that are to be protected and are not
+	joining []*joining        // disks that are being copied to join the others
+	many    atomic.Int32      // replicas
 
 	cfg      Config
 	log      *slog.Logger
@@ -65,10 +67,8 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 		return nil, fmt.Errorf("make state directory: %w: try --state-dir with a directory of yours", err)
 	}
 	a.keep = a.keepDir(cfg.Disks)
-	for _, d := range cfg.Disks {
-		if err := a.protect(ctx, d); err != nil {
-			return nil, err
-		}
+	if err := a.protectAll(ctx); err != nil {
+		return nil, err
 	}
 	a.writeStatus()
 	if a.freezer, err = a.newFreezer(); err != nil {
@@ -85,8 +85,8 @@ func (a *Agent) SetRate(bytesPerSecond int64) { a.limit.SetRate(bytesPerSecond) 
 func (a *Agent) onClose(f func()) { a.closers = append(a.closers, f) }
 
 // protect opens one disk, locks it, leases it and begins to follow it.
-func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
-	r := &replica{cfg: a.cfg, disk: d, name: d.Name, bus: a.bus, log: a.log, instance: a.instance, host: a.host, events: a.event, why: "start", fresh: true, news: make(chan struct{}), limit: &a.limit, raw: a.raw, board: &a.board}
+func (a *Agent) protect(ctx context.Context, d DiskConfig) (_ *replica, err error) {
+	r := &replica{alone: a.lone, cfg: a.cfg, disk: d, name: d.Name, bus: a.bus, log: a.log, instance: a.instance, host: a.host, events: a.event, why: "start", fresh: true, news: make(chan struct{}), limit: &a.limit, raw: a.raw, board: &a.board}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -94,17 +94,17 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
 	}()
 	dev, err := disk.Open(d.Path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.onClose(func() { dev.Close() })
 	lock, err := disk.Lock(a.cfg.StateDir, dev)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.onClose(func() { lock.Unlock() })
 	lease, err := bus.AcquireLease(ctx, a.bus.JS, a.cfg.Machine, d.Name, bus.ThisProcess(a.instance), bus.LeaseOptions{TakeOver: a.cfg.TakeOver, Log: a.log})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.onClose(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -115,7 +115,7 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
 	})
 	src, err := a.source(ctx, dev, d.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.onClose(func() {
 		if err := src.Close(); err != nil {
@@ -129,7 +129,7 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
 	r.keeper, _ = src.(capture.Keeper)
 	sub, err := a.bus.Conn.Subscribe(streams.ReceiptsSubject(a.cfg.Machine, d.Name), r.hear)
 	if err != nil {
-		return fmt.Errorf("listen for receipts of disk %s: %w", d.Name, err)
+		return nil, fmt.Errorf("listen for receipts of disk %s: %w", d.Name, err)
 	}
 	r.onClose(func() { _ = sub.Unsubscribe() })
 	stop := make(chan struct{})
@@ -144,20 +144,22 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) (err error) {
 		case <-stop:
 		}
 	}()
-	a.replicas = append(a.replicas, r)
 	a.log.Info("following", "disk", d.Name, "path", d.Path, "bytes", dev.Size(), "driver", src.Name(), "guarantee", src.Guarantee())
-	return nil
+	return r, nil
 }
 
 // Close stops everything and gives the disks back.
 func (a *Agent) Close() {
+	for _, j := range a.joining {
+		j.end()
+	}
 	for _, r := range a.replicas {
 		r.close()
 	}
 	for i := len(a.closers) - 1; i >= 0; i-- {
 		a.closers[i]()
 	}
-	a.closers, a.replicas = nil, nil
+	a.closers, a.replicas, a.joining = nil, nil, nil
 }
 
 // Run replicates until ctx ends or the disks are taken by somebody else.
@@ -202,21 +204,29 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // replicate does it until ctx ends or a disk is lost.
 func (a *Agent) replicate(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	done := a.occupy("its agent has just started")
 	next, failed := time.Now(), 0
 	for ctx.Err() == nil {
 		done()
+		err := a.changes(ctx)
 		if slices.ContainsFunc(a.replicas, func(r *replica) bool { return r.pub == nil || r.full != "" }) {
 			done = a.occupy("its disks are being compared with the vault")
 		}
-		if err := each(ctx, a.replicas, func(ctx context.Context, r *replica) error { return r.sync(ctx) }); err != nil {
-			if errors.Is(err, ErrFenced) {
-				a.event("fenced", wire.Critical, "", err.Error(), "if this agent should protect the disk again, stop the other one and restart this with --take-over")
-			}
-			if ctx.Err() != nil {
-				break
-			}
+		if err == nil {
+			err = a.syncAll(ctx, end)
+		}
+		switch {
+		case errors.Is(err, ErrFenced):
+			a.event("fenced", wire.Critical, "", err.Error(), "if this agent should protect the disk again, stop the other one and restart this with --take-over")
 			return err
+		case ctx.Err() != nil:
+			continue
+		case err != nil && len(a.replicas) == 0:
+			return err
+		case err != nil:
+			continue // a disk is in trouble: changes finds out
 		}
 		done()
 		call, ok := a.await(ctx, next)
@@ -228,14 +238,14 @@ func (a *Agent) replicate(ctx context.Context) error {
 			continue
 		}
 		next = time.Now().Add(a.interval())
-		err := a.point(ctx)
+		err = a.point(ctx)
 		switch {
 		case err == nil:
 			failed = 0
 			a.board.points.Add(1)
 		case ctx.Err() != nil:
-		case errors.Is(err, errAgain):
-			next = time.Now()
+		case errors.Is(err, errAgain), errors.Is(err, errResized), errors.Is(err, disk.ErrReplaced):
+			next = time.Now() // see to it first
 		default:
 			failed++
 			a.board.aborted.Add(1)
@@ -246,6 +256,18 @@ func (a *Agent) replicate(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// syncAll brings every disk up to date. One that belongs to somebody else now ends the
+// work on all: then this machine is no longer the one to protect.
+func (a *Agent) syncAll(ctx context.Context, end context.CancelCauseFunc) error {
+	return each(ctx, a.replicas, func(ctx context.Context, r *replica) error {
+		err := r.sync(ctx)
+		if errors.Is(err, ErrFenced) {
+			end(err)
+		}
+		return err
+	})
 }
 
 func (a *Agent) aborted(err error, failed int) {
@@ -261,8 +283,6 @@ func remedy(err error) string {
 	switch {
 	case errors.Is(err, errMuch), errors.Is(err, quiesce.ErrTooSlow):
 		return "raise --freeze-limit or --freeze-bytes, or lower the load; replication itself goes on"
-	case errors.Is(err, errResized):
-		return "restart the agent: it compares the disk in its new size with the vault and goes on"
 	case errors.Is(err, errBusy):
 		return "this disk has no filesystem that can be frozen, or the scan driver is too slow for it: use the trace driver or stop the writers for a moment"
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -263,4 +264,25 @@ func TestLostOpenIsRepeated(t *testing.T) {
 	if e := get(r, func() uint64 { return r.epoch }); e != 3 {
 		t.Errorf("epoch is %d: the lost open was epoch 2, the repeat should be 3", e)
 	}
+}
+
+// A vault that stands before what it had confirmed, restored from a backup for example,
+// lacks what the agent has forgotten: the disk is compared, with that reason.
+func TestVaultThatForgot(t *testing.T) {
+	b := streamstest.Start(t)
+	r := receive(t.Context(), t, b, "m", "d")
+	path := image(t, 300)
+	start(t, config(t, path), b)
+	until(t, "the first cut", func() bool { return r.hasCut(sumOf(t, path)) })
+	var image map[uint64][]byte
+	last, hash := get(r, func() uint64 { image = maps.Clone(r.image); return r.last }), get(r, func() wire.Hash { return r.hash })
+	change(t, path, 5, "confirmed, forgotten, and lost")
+	until(t, "the second cut", func() bool { return r.hasCut(sumOf(t, path)) })
+	get(r, func() bool {
+		r.image, r.last, r.hash = image, last, hash
+		clear(r.cuts)
+		r.send(&wire.Receipt{Machine: "m", Disk: "d", Resend: true, Reason: "restored from a backup"})
+		return true
+	})
+	until(t, "a cut with what was lost", func() bool { return r.hasCut(sumOf(t, path)) })
 }

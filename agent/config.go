@@ -48,7 +48,8 @@ type Config struct {
 	// AtCut, if set, is called after everything was read, while all filesystems are
 	// still frozen, with the id the point will have. An error aborts the point.
 	AtCut      func(point string) error
-	checkpoint uint64 // bytes between checkpoints of a comparison, for tests
+	checkpoint uint64        // bytes between checkpoints of a comparison, for tests
+	tryEvery   time.Duration // of a disk that was set aside, for tests
 	// GuardCommand starts the freeze guard; default: this executable with "guard".
 	GuardCommand []string
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,10 +18,16 @@ import (
 // sync brings the copy in the vault up to the disk as far as that can be done while
 // it is written to: a new epoch if one is needed, then a comparison if one is
 // needed. It returns when the epoch stands and nothing is left to compare.
+//
+// It tries for ever, unless the disk is not the one it was or, there being others,
+// cannot be read again and again: trouble says what it is.
 func (r *replica) sync(ctx context.Context) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := r.trySync(ctx)
 		if err == nil || ctx.Err() != nil || errors.Is(err, ErrFenced) || errors.Is(err, disk.ErrReplaced) {
+			return err
+		}
+		if err := r.trouble(); err != nil && !r.alone() {
 			return err
 		}
 		if !errors.Is(err, errAgain) {
@@ -61,7 +68,7 @@ func (r *replica) trySync(ctx context.Context) error {
 		r.compared = false
 	}
 	if r.full == "" {
-		return nil
+		return r.reconcile(ctx)
 	}
 	r.compared = true
 	return r.compare(ctx)
@@ -95,6 +102,7 @@ func (r *replica) compare(ctx context.Context) error {
 		return b.Add(ctx, start, data, sums)
 	}
 	_, err := scan.Compare(ctx, watched{r, phase}, opt, r.seeded(fetch), send)
+	r.read(err)
 	if err != nil {
 		return err
 	}
@@ -107,7 +115,7 @@ func (r *replica) compare(ctx context.Context) error {
 	if phase == "compare" {
 		r.events("resync", wire.Info, r.name, fmt.Sprintf("disk %s was compared with the vault (%s): %d of %d MiB differed", r.name, r.full, sent>>20, total*wire.BlockSize>>20), "")
 	}
-	r.full = ""
+	r.full, r.doubt = "", capture.Set{}
 	return nil
 }
 
@@ -168,9 +176,8 @@ func (r *replica) take(ctx context.Context) (*capture.Set, error) {
 		r.events("resync", wire.Warning, r.name, fmt.Sprintf("disk %s must be compared with the vault: %v", r.name, err), "nothing: it has begun; if it happens often give the tracker a larger ring")
 		return nil, errAgain
 	}
-	if errors.Is(err, disk.ErrReplaced) && r.replaced == nil {
-		r.replaced = fmt.Errorf("disk %s: %w", r.name, err)
-		r.events("disk-replaced", wire.Critical, r.name, fmt.Sprintf("disk %s: %v", r.name, err), "if the new disk should be protected in its place, start the agent again: it compares all of it; else exclude it")
+	if errors.Is(err, disk.ErrReplaced) {
+		r.replace(err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take changes of disk %s: %w", r.name, err)
@@ -207,7 +214,7 @@ func (r *replica) sendDirty(ctx context.Context, phase string) error {
 // reads is what the vault will hold, so a comparing source is told.
 func (r *replica) readSet(ctx context.Context, set *capture.Set, fn func(start uint64, data []byte) error) error {
 	_, compares := r.src.(seeder)
-	return r.reader.Read(ctx, set.Ranges(), func(start uint64, data []byte) error {
+	err := r.reader.Read(ctx, set.Ranges(), func(start uint64, data []byte) error {
 		if compares {
 			sums := make([]wire.Sum, len(data)/wire.BlockSize)
 			for i := range sums {
@@ -219,6 +226,8 @@ func (r *replica) readSet(ctx context.Context, set *capture.Set, fn func(start u
 		}
 		return fn(start, data)
 	})
+	r.read(err)
+	return err
 }
 
 // held is what was read of one disk inside a freeze.
@@ -302,7 +311,7 @@ func (r *replica) release(ctx context.Context, h *held, cut *wire.Cut) (uint64, 
 		r.show()
 		r.handed = capture.Set{} // all of it is in links now, and so in the journal
 		if r.keeper != nil && r.full == "" {
-			r.keeper.Seal(capture.Mark{Epoch: r.pub.Epoch(), Number: n})
+			r.seal(capture.Mark{Epoch: r.pub.Epoch(), Number: n})
 		}
 	}
 	return n, err
@@ -315,8 +324,35 @@ func (r *replica) handOver(set *capture.Set) {
 	r.compared = true // something was sent: a comparison needs an epoch of its own
 }
 
-// each runs f for every replica at the same time.
+// each runs f for every replica at the same time and waits for all of them: what one
+// disk cannot do is no reason to break off what another one is sending, whose epoch
+// would be over. The error names every disk's.
 func each(ctx context.Context, rs []*replica, f func(context.Context, *replica) error) error {
+	errs := make([]error, len(rs))
+	var wg sync.WaitGroup
+	for i, r := range rs {
+		wg.Go(func() { errs[i] = f(ctx, r) })
+	}
+	wg.Wait()
+	return oneLine(errs)
+}
+
+// oneLine joins errors for people.
+func oneLine(errs []error) (all error) {
+	for _, err := range errs {
+		switch {
+		case all == nil:
+			all = err
+		case err != nil:
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
+}
+
+// together is each for work that is worth nothing unless every disk does it, and that
+// sends nothing: the first error ends it.
+func together(ctx context.Context, rs []*replica, f func(context.Context, *replica) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, r := range rs {
 		g.Go(func() error { return f(ctx, r) })

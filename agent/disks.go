@@ -56,53 +56,65 @@ func (a *Agent) SetDisks(disks []DiskConfig) error {
 	}
 }
 
-// changes does between two points what SetDisks wants and what disks that were
-// resized need. errAgain says that something was done: the disks must be synced first.
+// changes does between two points what SetDisks wants and what happened to disks. It
+// fails only if no disk is left.
 func (a *Agent) changes(ctx context.Context) error {
 	select {
 	case disks := <-a.want:
 		a.cfg.Disks = disks
 		a.apply(ctx)
-		return errAgain
 	default:
 	}
-	err := a.sizes()
-	if errors.Is(err, errResized) {
-		err = a.resized()
-	}
-	if err != nil || len(a.reopen) == 0 {
+	if err := a.joined(ctx); err != nil {
 		return err
 	}
-	// There is no point without them: if one cannot be opened this is tried again.
-	for len(a.reopen) > 0 {
-		if err := a.protect(ctx, a.reopen[0]); err != nil {
-			return fmt.Errorf("open disk %s in its new size: %w", a.reopen[0].Name, err)
+	for _, r := range slices.Clone(a.replicas) {
+		if err := r.dev.Present(); err != nil {
+			r.replace(err)
 		}
-		a.reopen = a.reopen[1:]
+		if err := r.trouble(); err != nil && (r.replaced != nil || !a.lone()) {
+			a.setAside(r, err)
+			continue
+		}
+		a.resized(ctx, r)
 	}
-	a.writeStatus()
-	return errAgain
+	a.again(ctx)
+	if len(a.replicas)+len(a.joining) > 0 || slices.ContainsFunc(a.aside, func(x *aside) bool { return !x.at.IsZero() }) {
+		return nil
+	}
+	return fmt.Errorf("no disk is left to protect: %w", a.aside[0].why)
 }
 
 // apply lets go of disks that are no longer wanted and protects those that are new.
 func (a *Agent) apply(ctx context.Context) {
-	a.reopen = nil // they are among those that are wanted and not followed
+	a.aside = nil // they are among those that are wanted and not followed
 	for _, r := range slices.Clone(a.replicas) {
 		if !slices.Contains(a.cfg.Disks, r.disk) {
 			a.exclude(r)
 		}
 	}
-	for _, d := range a.cfg.Disks {
-		if slices.ContainsFunc(a.replicas, func(r *replica) bool { return r.disk == d }) {
-			continue
+	for _, j := range slices.Clone(a.joining) {
+		if !slices.Contains(a.cfg.Disks, j.r.disk) {
+			j.cancel()
+			<-j.done // nobody else uses the replica now
+			a.joining = slices.DeleteFunc(a.joining, func(x *joining) bool { return x == j })
+			a.exclude(j.r)
 		}
-		if err := a.protect(ctx, d); err != nil {
-			a.log.Warn("disk is not protected", "disk", d.Name, "error", err)
-			a.event("disk-refused", wire.Critical, d.Name, fmt.Sprintf("disk %s (%s) is not protected: %v", d.Name, d.Path, err), "repair the cause and reload the list of disks")
-			continue
-		}
-		a.event("disk-added", wire.Info, d.Name, fmt.Sprintf("disk %s (%s) is protected from now on", d.Name, d.Path), "")
 	}
+	for _, d := range a.cfg.Disks {
+		if slices.ContainsFunc(a.replicas, func(r *replica) bool { return r.disk == d }) ||
+			slices.ContainsFunc(a.joining, func(j *joining) bool { return j.r.disk == d }) {
+			continue
+		}
+		r, err := a.protect(ctx, d)
+		if err != nil {
+			a.refuse(d, err)
+			continue
+		}
+		a.event("disk-added", wire.Info, d.Name, fmt.Sprintf("disk %s (%s) is followed from now on; it is in the machine's points when it was copied", d.Name, d.Path), "")
+		a.beside(ctx, r)
+	}
+	a.setReplicas(a.replicas)
 	a.writeStatus()
 }
 
@@ -112,29 +124,34 @@ func (a *Agent) exclude(r *replica) {
 		r.keeper.Discard()
 	}
 	r.close()
-	a.replicas = slices.DeleteFunc(a.replicas, func(x *replica) bool { return x == r })
+	a.drop(r)
 	a.log.Info("no longer protected", "disk", r.name, "path", r.disk.Path)
 	a.event("disk-excluded", wire.Warning, r.name, fmt.Sprintf("disk %s (%s) is no longer protected; its recovery points stay", r.name, r.disk.Path), "")
 }
 
-// resized lets go of every disk that has another size now, to be opened anew. The
-// others go on as if nothing had happened.
-func (a *Agent) resized() error {
-	for _, r := range slices.Clone(a.replicas) {
-		now, err := r.dev.CurrentSize()
-		if err != nil {
-			return err
-		}
-		if now == r.dev.Size() {
-			continue
-		}
-		a.log.Info("disk was resized", "disk", r.name, "from", r.dev.Size(), "to", now)
-		a.event("disk-resized", wire.Info, r.name, fmt.Sprintf("disk %s was resized from %d to %d bytes: it is opened anew and compared with the vault", r.name, r.dev.Size(), now), "")
-		r.close()
-		a.replicas = slices.DeleteFunc(a.replicas, func(x *replica) bool { return x == r })
-		a.reopen = append(a.reopen, r.disk)
+// resized opens a disk anew that has another size now. The others go on as if nothing
+// had happened. Of a disk that has grown only what was added is read, if its source has
+// kept what it saw.
+func (a *Agent) resized(ctx context.Context, r *replica) {
+	now, err := r.dev.CurrentSize()
+	if err != nil {
+		a.setAside(r, err)
+		return
 	}
-	return nil
+	if now == r.dev.Size() {
+		return
+	}
+	a.log.Info("disk was resized", "disk", r.name, "from", r.dev.Size(), "to", now)
+	a.event("disk-resized", wire.Info, r.name, fmt.Sprintf("disk %s was resized from %d to %d bytes: it is opened anew and brought up to date", r.name, r.dev.Size(), now), "")
+	r.close()
+	a.drop(r)
+	again, err := a.protect(ctx, r.disk)
+	if err != nil {
+		a.refuse(r.disk, err)
+		return
+	}
+	a.setReplicas(append(slices.Clone(a.replicas), again))
+	a.writeStatus()
 }
 
 // Status is what the agent leaves in its state directory for `leeward-agent status`.
@@ -145,7 +162,8 @@ type Status struct {
 	Since   time.Time    `json:"since"`
 	Disks   []DiskStatus `json:"disks"`
 	// Fenced says why the agent publishes nothing now, empty if it does.
-	Fenced string `json:"fenced,omitempty"`
+	Fenced string        `json:"fenced,omitempty"`
+	Aside  []AsideStatus `json:"aside,omitempty"`
 }
 
 // DiskStatus is how a disk is protected.
@@ -160,6 +178,15 @@ type DiskStatus struct {
 	// Resumed is empty if this agent went on where the one before it had stopped, else
 	// why the disk had to be compared.
 	Resumed string `json:"resumed,omitempty"`
+	// Waits is empty if the disk is in the machine's recovery points, else why not yet.
+	Waits string `json:"waits,omitempty"`
+}
+
+// AsideStatus is a disk that should be protected and is not.
+type AsideStatus struct {
+	Name string `json:"name"`
+	Path string `json:"path"`
+	Why  string `json:"why"`
 }
 
 const statusFile = "status.json"
@@ -191,14 +218,24 @@ func alive(pid int) bool {
 // writeStatus tells `leeward-agent status` what is protected, and how. Best effort.
 func (a *Agent) writeStatus() {
 	st := Status{PID: os.Getpid(), Machine: a.cfg.Machine, Group: a.cfg.group(), Since: a.began, Fenced: a.fence.why()}
-	for _, r := range a.replicas {
+	all := slices.Clone(a.replicas)
+	for _, j := range a.joining {
+		all = append(all, j.r)
+	}
+	for i, r := range all {
 		d := DiskStatus{Name: r.name, Path: r.disk.Path, Size: r.dev.Size(), Driver: r.src.Name(), Guarantee: r.src.Guarantee(), WithoutAgent: r.keeper != nil && a.keep != ""}
 		if r.keeper != nil {
 			if err := r.keeper.Resumed(); err != nil {
 				d.Resumed = err.Error()
 			}
 		}
+		if i >= len(a.replicas) {
+			d.Waits = "it is being brought up to date"
+		}
 		st.Disks = append(st.Disks, d)
+	}
+	for _, x := range a.aside {
+		st.Aside = append(st.Aside, AsideStatus{x.disk.Name, x.disk.Path, x.why.Error()})
 	}
 	b, err := json.MarshalIndent(st, "", "  ")
 	if err == nil {

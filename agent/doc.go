@@ -14,15 +14,20 @@
 //
 // A change is forgotten only when the vault's receipt covers its link (journal).
 // When the process server asks for links again, or the stream lost its tail, a new
-// epoch opens and the journal's ranges are sent again; when nothing certain is
-// known (lost events, a ledger that does not add up, a boot) the whole disk is compared
-// again, with the reason in an event. A restart of the agent is no such case with the
-// trace driver: the kernel goes on recording, and the next agent takes over what it
-// recorded and what the vault had not confirmed (capture.Keeper).
+// epoch opens and the journal's ranges are compared with the vault: what differs is sent
+// again. When nothing certain is known (lost events, a ledger that does not add up, a
+// vault that stands before what it had confirmed, a boot) the whole disk is compared,
+// with the reason in an event. A restart of the agent is no such case with the trace
+// driver: the kernel goes on recording, and the next agent takes over what it recorded
+// and what the vault had not confirmed (capture.Keeper), also if the disk has grown:
+// then what was added counts as changed.
 //
 // Disks are added, excluded and resized between two points (SetDisks); the others are
-// not touched. A disk that is not the one that was opened ends the agent with a
-// critical event.
+// not touched. One disk's trouble is that disk's alone: one that is replaced, or cannot
+// be read, is set aside with a critical event, and the points of the others say that
+// they lack it. A disk that comes, or comes back, is copied beside the others and joins
+// their points when that is done. Only a disk that belongs to another agent now ends
+// all: then this machine is no longer the one to protect.
 //
 // # Fenced
 //

@@ -65,6 +65,7 @@ func (f *fence) now() (why string, number uint64) {
 func (a *Agent) quiet(ctx context.Context) {
 	why, _ := a.fence.now()
 	defer a.occupy("it is fenced: " + why)()
+	a.recall(errShut)
 	for _, r := range a.replicas {
 		if r.pub != nil {
 			r.pub.Close()
@@ -109,6 +110,9 @@ func (a *Agent) sayQuiet(ctx context.Context, number uint64) {
 	})
 	if ctx.Err() != nil {
 		return
+	}
+	if lacks := a.lacking(); err == nil && lacks != "" {
+		err = errors.New(lacks)
 	}
 	if err != nil {
 		q.Error = clip(err.Error())

@@ -116,6 +116,9 @@ type common struct {
 
 // Prepare implements markers.Machine.
 func (c *common) Prepare(ctx context.Context, _ *markers.Order) (err error) {
+	if len(c.a.replicas) == 0 {
+		return errors.New("none of its disks is up to date yet")
+	}
 	if err := c.a.sizes(); err != nil {
 		return err
 	}

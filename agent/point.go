@@ -21,7 +21,10 @@ import (
 // everything as it was: what changed stays marked.
 func (a *Agent) point(ctx context.Context) error {
 	began := time.Now()
-	if err := a.changes(ctx); err != nil {
+	if len(a.replicas) == 0 {
+		return nil // none is up to date yet: that has been said
+	}
+	if err := a.sizes(); err != nil {
 		return err
 	}
 	usage, err := a.inspect()
@@ -71,7 +74,11 @@ func (a *Agent) release(ctx context.Context, c *cutResult, group string, consist
 		if err != nil {
 			return err
 		}
-		cuts[i] = wire.DiskCut{Disk: r.name, Epoch: r.pub.Epoch(), Number: n, Size: r.dev.Size(), Frozen: c.frozenDisk[i], Note: c.notes[i]}
+		note := c.notes[i]
+		if lacks := a.lacking(); lacks != "" {
+			note = clip(strings.TrimPrefix(note+"; "+lacks, "; "))
+		}
+		cuts[i] = wire.DiskCut{Disk: r.name, Epoch: r.pub.Epoch(), Number: n, Size: r.dev.Size(), Frozen: c.frozenDisk[i], Note: note}
 		return nil
 	})
 	return cuts, err
@@ -236,7 +243,7 @@ func (a *Agent) holdAll(ctx context.Context, which []int, c *cutResult) error {
 		index[a.replicas[i]] = i
 		rs = append(rs, a.replicas[i])
 	}
-	err := each(ctx, rs, func(ctx context.Context, r *replica) error {
+	err := together(ctx, rs, func(ctx context.Context, r *replica) error {
 		h, err := r.hold(ctx)
 		c.held[index[r]] = h
 		return err
@@ -249,7 +256,11 @@ func (a *Agent) holdAll(ctx context.Context, which []int, c *cutResult) error {
 
 // audit compares the trackers with the kernel's counters while nothing moves: disks are
 // frozen, or were found at rest; a tracker allows for what moves all the same.
+// A disk that was resized since the point was begun is not what the vault was told.
 func (a *Agent) audit(ctx context.Context, frozen []bool) error {
+	if err := a.sizes(); err != nil {
+		return err
+	}
 	for i, r := range a.replicas {
 		err := r.src.Audit(ctx)
 		if errors.Is(err, capture.ErrLost) {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"maps"
@@ -38,6 +39,7 @@ type receiver struct {
 	drop     int // links to lose
 	loseAt   int // bytes after which one link is lost
 	bytes    int // of data blocks received
+	again    int // blocks received whose contents were here already
 	compared int // blocks whose sums were asked for
 	asked    bool
 	apps     []map[uint64][]byte // images at application-consistent cuts
@@ -132,6 +134,9 @@ func (r *receiver) apply(c *wire.Change) {
 			if e.Kind != wire.ExtentData {
 				delete(r.image, e.Start+i)
 				continue
+			}
+			if bytes.Equal(r.image[e.Start+i], data[:wire.BlockSize]) {
+				r.again++
 			}
 			r.image[e.Start+i] = data[:wire.BlockSize:wire.BlockSize]
 			data = data[wire.BlockSize:]

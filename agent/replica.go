@@ -62,6 +62,11 @@ type replica struct {
 	fresh    bool         // no epoch of this process stands yet
 	replaced error        // another disk is in this one's place
 	handed   capture.Set  // given to the publisher and not settled
+	doubt    capture.Set  // part of dirty of which the vault may hold all or some
+	since    uint64       // first epoch of the unbroken run of this process's own
+	failure  error        // of the device, the newest of
+	failures int          // in a row
+	alone    func() bool  // no other disk is protected
 	known    wire.Receipt // the newest when the epoch was opened
 	sent     atomic.Uint64
 
@@ -69,6 +74,7 @@ type replica struct {
 	// guarded by mu:
 	epoch   uint64        // that this agent opened last, 0 before
 	receipt *wire.Receipt // newest
+	vaultAt capture.Mark  // what the vault has confirmed
 	news    chan struct{} // closed and replaced when a receipt comes
 }
 
@@ -97,6 +103,7 @@ func (r *replica) learn(rc *wire.Receipt) {
 	r.receipt = rc
 	if rc.Epoch == r.epoch {
 		r.journal.confirm(rc.Number)
+		r.confirmed(capture.Mark{Epoch: rc.Epoch, Number: rc.Number})
 		if r.keeper != nil {
 			r.keeper.Confirm(capture.Mark{Epoch: rc.Epoch, Number: rc.Number})
 		}
@@ -189,7 +196,7 @@ func (r *replica) open(ctx context.Context) error {
 		r.known = *rc
 	}
 	r.mu.Lock()
-	ours := r.epoch
+	ours, held := r.epoch, r.vaultAt
 	next := max(r.known.Epoch, r.epoch) + 1
 	r.epoch = next
 	r.mu.Unlock()
@@ -197,8 +204,13 @@ func (r *replica) open(ctx context.Context) error {
 		r.keeper.Opening(next)
 	}
 
-	r.dirty.Merge(r.journal.take())
-	r.dirty.Merge(&r.handed)
+	if next != ours+1 {
+		r.since = next // epochs between are somebody else's
+	}
+	back := r.journal.take()
+	back.Merge(&r.handed)
+	r.dirty.Merge(back)
+	r.doubt.Merge(back)
 	r.handed = capture.Set{}
 	o := &wire.Open{
 		Size: r.dev.Size(), Capture: r.src.Name(), Guarantee: r.src.Guarantee(),
@@ -218,50 +230,9 @@ func (r *replica) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.judge(base, ours)
+	r.judge(ctx, base, ours, held)
 	r.log.Info("epoch opened", "disk", r.name, "epoch", next, "base_epoch", base.BaseEpoch, "base_number", base.BaseNumber, "reason", r.why, "compare", r.full)
 	r.why = ""
-	return nil
-}
-
-// judge decides whether the disk must be compared with the vault, which stands at the
-// base of a new epoch; ours is the epoch that this process opened before, 0 if none.
-func (r *replica) judge(base *wire.Receipt, ours uint64) {
-	fresh := r.fresh
-	r.fresh = false
-	switch {
-	case base.BaseEpoch == 0:
-		r.full = "first copy"
-	case fresh:
-		if r.full != "" {
-			break
-		}
-		err := r.resume(capture.Mark{Epoch: base.BaseEpoch, Number: base.BaseNumber})
-		if err != nil {
-			r.full = "restart: " + err.Error()
-		}
-	case base.BaseEpoch != ours && r.full == "":
-		// What the vault holds was not sent by this process: nothing is certain.
-		r.full = "restart"
-	}
-	if r.full != "" && r.keeper != nil {
-		r.keeper.Void()
-	}
-}
-
-// resume goes on where the agent before this one stopped, or says why that cannot be.
-func (r *replica) resume(base capture.Mark) error {
-	if r.keeper == nil {
-		return fmt.Errorf("driver %s does not see what happens while no agent runs", r.src.Name())
-	}
-	if err := r.keeper.Resumed(); err != nil {
-		return err
-	}
-	if err := r.keeper.Fits(base); err != nil {
-		return err
-	}
-	r.log.Info("tracking went on while no agent ran: nothing to compare", "disk", r.name, "vault", base.String())
-	r.events("resumed", wire.Info, r.name, fmt.Sprintf("disk %s: the kernel recorded all writes while no agent ran; only those are sent", r.name), "")
 	return nil
 }
 

@@ -23,6 +23,8 @@ var (
 	ErrNotDisk = errors.New("is neither a block device nor a regular file")
 	// ErrReplaced means that the device is gone or that another disk is in its place.
 	ErrReplaced = errors.New("is not the disk that was opened")
+	// ErrUnreadable means that the device did not give what it holds.
+	ErrUnreadable = errors.New("cannot be read")
 	// ErrTooSmall means the disk has less than MinSize bytes.
 	ErrTooSmall = errors.New("is too small to be a disk")
 )
@@ -174,7 +176,7 @@ func (d *Disk) readAligned(ctx context.Context, start uint64, buf []byte) error 
 		err = nil // the file was cut shorter meanwhile: what is gone reads as zeros
 	}
 	if err != nil {
-		return fmt.Errorf("read %s at byte %d: %w", d.path, off, err)
+		return fmt.Errorf("%s %w at byte %d: %w", d.path, ErrUnreadable, off, err)
 	}
 	clear(buf[n:])
 	return nil

@@ -48,9 +48,15 @@ func statusCommand() *cobra.Command {
 					kept = "the kernel goes on recording for the next agent"
 				}
 				fmt.Printf("  no agent   %s\n", kept)
+				if d.Waits != "" {
+					fmt.Printf("  points     NOT in them: %s\n", d.Waits)
+				}
 				if d.Resumed != "" {
 					fmt.Printf("  compared   %s\n", d.Resumed)
 				}
+			}
+			for _, x := range st.Aside {
+				fmt.Printf("\n%s  %s\n  NOT protected: %s\n", x.Name, x.Path, x.Why)
 			}
 			return nil
 		},
