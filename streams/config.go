@@ -38,6 +38,15 @@ const MaxMessage = 1 << 20
 // repeat harmless beyond it.
 const DedupWindow = 2 * time.Minute
 
+// diskPart is the part of CHANGES that one disk may fill with frames of full size.
+const diskPart = 4
+
+// perDisk is how many messages of one disk CHANGES may hold.
+func (c Config) perDisk() int64 {
+	const frame = 256 << 10
+	return max(64, c.ChangesBytes/diskPart/frame)
+}
+
 // Streams lists the stream configurations for c.
 func (c Config) Streams() []jetstream.StreamConfig {
 	small := func(name, subject, about string) jetstream.StreamConfig {
@@ -64,6 +73,9 @@ func (c Config) Streams() []jetstream.StreamConfig {
 		// agent down, it never loses a change.
 		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew,
 		MaxBytes: c.ChangesBytes, MaxMsgSize: MaxMessage, Duplicates: DedupWindow,
+		// One disk that does not drain (its part of the vault is damaged, or it is huge)
+		// must not take the room of all others.
+		MaxMsgsPerSubject: c.perDisk(), DiscardNewPerSubject: true,
 		AllowDirect: true,
 		RePublish:   &jetstream.RePublish{Source: root + ".changes.>", Destination: TapPrefix + ">", HeadersOnly: true},
 	}, markers, receipts, events, audit}
@@ -98,7 +110,10 @@ func Ensure(ctx context.Context, js jetstream.JetStream, c Config) error {
 	}
 	for _, s := range c.Streams() {
 		err := patiently(ctx, func(ctx context.Context) (err error) {
-			if s.Replicas, err = replicas(ctx, js, s.Name, c.Replicas); err == nil {
+			if s.Replicas, err = replicas(ctx, js, s.Name, c.Replicas); err == nil && s.Name == Changes {
+				err = spare(ctx, js, &s)
+			}
+			if err == nil {
 				_, err = js.CreateOrUpdateStream(ctx, s)
 			}
 			return err
@@ -156,6 +171,25 @@ func patiently(ctx context.Context, try func(context.Context) error) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// spare leaves the bound for each disk as it is in a stream that has more messages
+// than the new one allows: the server would make them fit by dropping the oldest. The
+// next Ensure that finds fewer sets it.
+func spare(ctx context.Context, js jetstream.JetStream, s *jetstream.StreamConfig) error {
+	old, err := js.Stream(ctx, s.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	i := old.CachedInfo()
+	have := i.Config.MaxMsgsPerSubject
+	if (have <= 0 || have > s.MaxMsgsPerSubject) && i.State.Msgs > uint64(s.MaxMsgsPerSubject) {
+		s.MaxMsgsPerSubject, s.DiscardNewPerSubject = have, i.Config.DiscardNewPerSubject
+	}
+	return nil
 }
 
 // replicas returns want, or what the stream has if that is more.

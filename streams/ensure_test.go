@@ -262,3 +262,54 @@ func TestTapGetsHeadersOnly(t *testing.T) {
 		t.Errorf("payload %q, headers %v", got.Data, got.Header)
 	}
 }
+
+// An appliance of an earlier version gets the bound for each disk, with what it has in
+// its stream.
+func TestEnsureBoundsDisks(t *testing.T) {
+	t.Parallel()
+	s := streamstest.StartConfig(t, t.TempDir(), streams.Config{Replicas: 1, ChangesBytes: 64 << 20})
+	js := s.Bus().JS
+	if err := js.DeleteStream(within(t), streams.Changes); err != nil {
+		t.Fatal(err)
+	}
+	c := streams.Config{Replicas: 1, ChangesBytes: 64 << 20}
+	old := c.Streams()[0]
+	old.MaxMsgsPerSubject, old.DiscardNewPerSubject = 0, false
+	if _, err := js.CreateStream(within(t), old); err != nil {
+		t.Fatal(err)
+	}
+	full, other := streams.ChangesSubject("full", "sda"), streams.ChangesSubject("other", "sda")
+	for range 70 {
+		if _, err := js.Publish(within(t), full, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ensure := func(want int64) jetstream.Stream {
+		t.Helper()
+		if err := streams.Ensure(within(t), js, c); err != nil {
+			t.Fatal(err)
+		}
+		st, err := js.Stream(within(t), streams.Changes)
+		if err != nil || st.CachedInfo().Config.MaxMsgsPerSubject != want {
+			t.Fatalf("a disk may have %d messages, want %d; %v", st.CachedInfo().Config.MaxMsgsPerSubject, want, err)
+		}
+		return st
+	}
+	st := ensure(-1)
+	if n := st.CachedInfo().State.Msgs; n != 70 {
+		t.Fatalf("of 70 messages %d are left", n)
+	}
+	if err := st.Purge(within(t), jetstream.WithPurgeKeep(60)); err != nil {
+		t.Fatal(err)
+	}
+	ensure(64)
+	for i := range 5 {
+		_, err := js.Publish(within(t), full, []byte("x"))
+		if i < 4 && err != nil || i == 4 && (!streams.IsFull(err) || !streams.Retryable(err)) {
+			t.Errorf("message %d of a disk: %v", 61+i, err)
+		}
+	}
+	if _, err := js.Publish(within(t), other, []byte("x")); err != nil {
+		t.Errorf("another disk: %v", err)
+	}
+}
