@@ -118,6 +118,7 @@ func TestBinaries(t *testing.T) {
 	bin := build(t)
 	t.Run("chaos", func(t *testing.T) { testChaos(t, bin, false) })
 	t.Run("chaos can fail", func(t *testing.T) { testChaos(t, bin, true) })
+	t.Run("fanin", func(t *testing.T) { testFanin(t, bin) })
 	t.Run("contest", func(t *testing.T) { testContest(t, bin) })
 }
 
@@ -143,6 +144,14 @@ func testChaos(t *testing.T, bin product.Binaries, sabotage bool) {
 	}
 }
 
+// testFanin sends changes of a handful of disks through an appliance.
+func testFanin(t *testing.T, bin product.Binaries) {
+	args := []string{"fanin", "-disks", "8,16", "-servers", "appliance", "-dir", t.TempDir(), "-results", t.TempDir(), "-leeward", bin.Leeward, "-agent", bin.Agent}
+	if err := run(t.Context(), args); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // testContest takes Leeward alone through all steps on a small disk.
 func testContest(t *testing.T, bin product.Binaries) {
 	results := filepath.Join(t.TempDir(), "results")
@@ -159,7 +168,7 @@ func testContest(t *testing.T, bin product.Binaries) {
 }
 
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{{"nonsense"}, {"proof", "--points", "0"}, {"chaos", "--every", "0"}, {"--runs", "0"}, {"--size", "much"}, {"--leeward", "none"}} {
+	for _, args := range [][]string{{"nonsense"}, {"proof", "--points", "0"}, {"chaos", "--every", "0"}, {"--runs", "0"}, {"--size", "much"}, {"fanin", "--disks", "8,4"}, {"--leeward", "none"}} {
 		if err := run(t.Context(), args); err == nil {
 			t.Errorf("%v was accepted", args)
 		}

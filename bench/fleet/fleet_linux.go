@@ -158,7 +158,7 @@ func (t *trial) cluster(ctx context.Context) (err error) {
 		}
 		hosts, urls, addrs = append(hosts, h), append(urls, "tls://"+h.addr+":4222"), append(addrs, h.addr)
 	}
-	if err := certificates(t.conf, addrs); err != nil {
+	if err := product.Certificates(t.conf, addrs); err != nil {
 		return err
 	}
 	b, err := os.ReadFile(filepath.Join(t.o.Nodes, "node.conf"))
@@ -204,9 +204,9 @@ func (t *trial) servers(ctx context.Context) error {
 			return err
 		}
 		role := map[byte]string{'p': "process", 'c': "control"}[name[0]]
-		argv := []string{t.o.Bin.Leeward, role, "--context", product.Context(t.conf, "operator"), "--vault", store, "--key-file", product.Key(t.conf), "--changes-bytes", fmt.Sprint(1 << 30)}
+		argv := []string{t.o.Bin.Leeward, role, "--context", product.Context(t.conf, role), "--vault", store, "--key-file", product.Key(t.conf)}
 		if role == "control" {
-			argv = append(argv, "--dir", filepath.Join(t.rig.Dir, "jobs-"+name))
+			argv = append(argv, "--dir", filepath.Join(t.rig.Dir, "jobs-"+name), "--changes-bytes", fmt.Sprint(1<<30))
 		}
 		p, err := t.run(h, rig.Command{Argv: argv})
 		if err != nil {

@@ -2,19 +2,9 @@ package fleet
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/leeward-dr/leeward/bench/rig"
 )
@@ -89,36 +79,6 @@ func (n *network) cable(ctx context.Context, h *host, in bool) error {
 // on is a command line that runs on a host.
 func (h *host) on(argv ...string) []string {
 	return append([]string{"nsenter", "--net=/run/netns/" + h.ns, "--"}, argv...)
-}
-
-// certificates writes cert.pem, key.pem and ca.pem for addresses into dir.
-func certificates(dir string, addresses []string) error {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "leeward bench"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	for _, a := range addresses {
-		c.IPAddresses = append(c.IPAddresses, net.ParseIP(a))
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
-	if err != nil {
-		return err
-	}
-	kder, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		return err
-	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for name, b := range map[string][]byte{"cert.pem": cert, "ca.pem": cert, "key.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kder})} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // missing says why namespaces cannot be made here, "" if they can.
