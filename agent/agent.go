@@ -56,7 +56,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, 1), want: make(chan []DiskConfig, 1), began: time.Now().UTC().Truncate(time.Second)}
-	a.host, a.board.began = a.facts.Host, time.Now()
+	a.host, a.board.began, a.board.news = a.facts.Host, time.Now(), make(chan struct{}, 1)
 	a.SetRate(cfg.RateBytes)
 	defer func() {
 		if err != nil {

@@ -30,6 +30,7 @@ type board struct {
 	points, aborted atomic.Uint64
 	lost            atomic.Uint64
 	acks            timing.Histogram
+	news            chan struct{} // the rate has changed: say so soon
 
 	mu    sync.Mutex
 	disks []*shown
@@ -112,6 +113,9 @@ func (a *Agent) say(stop <-chan struct{}) {
 		select {
 		case <-stop:
 			return
+		case <-a.board.news:
+			t.Reset(sayFirst)
+			continue
 		case <-t.C:
 		}
 		if a.bus.Conn.IsConnected() { // else what is said would pile up until it is

@@ -24,10 +24,17 @@ func (a *Agent) followPolicy() (stop func(), err error) {
 		}
 		a.fence.hear(s)
 		if old := a.group.policy.Swap(s); old == nil || *old != *s {
+			was := a.limit.Rate()
 			if own := a.cfg.RateBytes; s.Rate > 0 && (own == 0 || s.Rate < own) {
 				a.SetRate(s.Rate)
 			} else if old != nil && old.Rate > 0 {
 				a.SetRate(own) // its own bound holds again, or is the lower one
+			}
+			if a.limit.Rate() != was {
+				select {
+				case a.board.news <- struct{}{}:
+				default:
+				}
 			}
 			a.log.Info("policy of control", "policy", s.Policy, "point_interval", s.PointInterval, "freeze_limit", s.FreezeLimit, "rate", s.Rate)
 			select {

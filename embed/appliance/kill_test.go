@@ -12,12 +12,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leeward-dr/leeward/agent/quiesce"
 	"github.com/leeward-dr/leeward/consumers/vault"
 )
 
 const upHere = "LEEWARD_TEST_UP" // directory: run an appliance there instead of the tests
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "guard" { // of the agents in tests of pressure
+		os.Exit(quiesce.GuardMain())
+	}
 	if dir := os.Getenv(upHere); dir != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
