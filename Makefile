@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 VCS     := $(shell git status >/dev/null 2>&1 && echo auto || echo false)
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '$(if $(VERSION),-X main.Version=$(VERSION)) $(LDFLAGS)'
 export GO FUZZTIME VERSION
-.PHONY: help build demo test race fuzz bench lint package clean
+.PHONY: help build demo test race fuzz bench soak lint package clean
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 build: ## bin/leeward and bin/leeward-agent, static
@@ -32,6 +32,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 bench: build ## ratios against restic on the same image (ARGS=...)
 	deploy/ci/need.sh bench
 	$(GO) run ./bench $(ARGS)
+soak: build ## half an hour of small faults: nothing grows, nothing is lost (ARGS=...)
+	deploy/ci/need.sh bench
+	$(GO) run ./bench soak $(ARGS)
 lint: ## gofmt, vet, staticcheck; shellcheck and systemd-analyze if installed
 	deploy/ci/lint.sh
 package: ## tarballs, deb and rpm for amd64 and arm64 in dist/, with checksums; as root they are tried (ARCHES=amd64: only that)

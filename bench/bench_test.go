@@ -118,6 +118,7 @@ func TestBinaries(t *testing.T) {
 	bin := build(t)
 	t.Run("chaos", func(t *testing.T) { testChaos(t, bin, false) })
 	t.Run("chaos can fail", func(t *testing.T) { testChaos(t, bin, true) })
+	t.Run("soak", func(t *testing.T) { testSoak(t, bin) })
 	t.Run("fanin", func(t *testing.T) { testFanin(t, bin) })
 	t.Run("contest", func(t *testing.T) { testContest(t, bin) })
 }
@@ -141,6 +142,25 @@ func testChaos(t *testing.T, bin product.Binaries, sabotage bool) {
 	}
 	if r.OK(o.Kills) == sabotage {
 		t.Errorf("sabotage %v: %s", sabotage, show(r))
+	}
+}
+
+// testSoak disturbs for some seconds: too short to see what grows, long enough to lose
+// something.
+func testSoak(t *testing.T, bin product.Binaries) {
+	o := chaos.Options{
+		For: 8 * time.Second, Size: 96 << 20, Rate: 1 << 20, Interval: 300 * time.Millisecond, Recovery: 2 * time.Minute, Every: 50, Seed: 7,
+		Bin: bin, Dir: t.TempDir(), Log: product.Silent(), Say: t.Logf,
+	}
+	r, err := chaos.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Skipped != "" {
+		absent(t, r.Skipped)
+	}
+	if !r.OK(len(r.Kills)) || len(r.Kills) == 0 || len(r.Samples) == 0 {
+		t.Errorf("%d faults, %d samples: %s", len(r.Kills), len(r.Samples), show(r))
 	}
 }
 

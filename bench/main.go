@@ -9,6 +9,7 @@
 //	go run ./bench fleet [flags]   a cluster in network namespaces, broken again and again
 //	go run ./bench pipe [flags]    incompressible blocks beside JetStream alone, and CPU time by stage
 //	go run ./bench power [flags]   the same cluster, its nodes lose their power
+//	go run ./bench soak [flags]    half an hour of small faults: nothing grows, nothing is lost
 //	go run ./bench fanin [flags]   small changes of 10 000 disks, through an appliance and a cluster
 //
 // Everything that is measured is measured in the same run, in alternating order,
@@ -87,6 +88,8 @@ func run(ctx context.Context, args []string) error {
 			return runPipe(ctx, args[1:])
 		case "fanin":
 			return runFanin(ctx, args[1:])
+		case "soak":
+			return runSoak(ctx, args[1:])
 		case "first-read":
 			return firstRead(ctx, args[1:])
 		case "peers":

@@ -18,6 +18,7 @@ import (
 // Options of a run.
 type Options struct {
 	Kills    int
+	For      time.Duration // instead of Kills: disturb for so long, and take samples
 	Size     int64         // bytes of the disk
 	Rate     int64         // bytes a second that fio writes
 	Interval time.Duration // between points
@@ -54,6 +55,7 @@ type Result struct {
 	Bad      []string      `json:"bad"`     // broken promises
 	Seconds  float64       `json:"seconds"`
 	Problems []string      `json:"problems,omitempty"` // that vault check found
+	Samples  []Sample      `json:"samples,omitempty"`  // of a soak
 }
 
 // OK says whether all kills were made and no promise was broken.
@@ -79,6 +81,7 @@ type trial struct {
 	agent     *rig.Keeper
 	site      *product.Site
 	ledger    *load.Ledger
+	manage    string          // address of the appliance's management port, in a soak
 	seen      map[string]bool // points that control has ever listed
 	around    map[string]bool // the last before and the first after each kill
 }
@@ -144,7 +147,14 @@ func (t *trial) start(ctx context.Context) (err error) {
 		return err
 	}
 	dir := filepath.Join(t.rig.Dir, "site")
-	if t.appliance, err = rig.Keep(t.rig, t.o.Bin.Up(dir, at)); err != nil {
+	up := t.o.Bin.Up(dir, at)
+	if t.o.For > 0 {
+		if t.manage, err = product.FreeAddress(); err != nil {
+			return err
+		}
+		up.Argv = append(up.Argv, "--manage", t.manage, "--changes-bytes", fmt.Sprint(64<<20))
+	}
+	if t.appliance, err = rig.Keep(t.rig, up); err != nil {
 		return err
 	}
 	if t.site, err = product.Connect(ctx, dir, t.appliance.Alive); err != nil {
@@ -187,7 +197,10 @@ func (t *trial) havoc(ctx context.Context) (err error) {
 	ended := make(chan error, 2)
 	go func() { ended <- t.ledger.Run(writing) }()
 	go func() { ended <- churn.Run(writing) }()
-	for i := 0; i < t.o.Kills && err == nil; i++ {
+	if t.o.For > 0 {
+		err = t.soak(ctx, t.manage)
+	}
+	for i := 0; t.o.For == 0 && i < t.o.Kills && err == nil; i++ {
 		err = t.killOne(ctx, i)
 	}
 	if err == nil {

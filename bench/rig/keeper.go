@@ -1,10 +1,12 @@
 package rig
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -180,4 +182,25 @@ func (k *Keeper) Restart(patience time.Duration) error {
 	p := k.p
 	k.mu.Unlock()
 	return p.Stop(patience)
+}
+
+// Pause stops the program for a while, as a host that does not get the processor does.
+// It goes on when the time is over, also if ctx ends before.
+func (k *Keeper) Pause(ctx context.Context, d time.Duration) error {
+	k.mu.Lock()
+	p := k.p
+	k.mu.Unlock()
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return fmt.Errorf("pause %s: %w", k.cmd.Name, err)
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		return fmt.Errorf("let %s go on: %w", k.cmd.Name, err)
+	}
+	return context.Cause(ctx)
 }

@@ -1,0 +1,190 @@
+package chaos
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/leeward-dr/leeward/bench/product"
+)
+
+// Sample is what the programs held at one moment.
+type Sample struct {
+	At         time.Duration `json:"at"`       // since the soak began
+	Heap       float64       `json:"heap"`     // of the appliance: bytes of objects
+	Resident   float64       `json:"resident"` // of the appliance
+	Goroutines float64       `json:"goroutines"`
+	AgentHeap  float64       `json:"agent_heap"`
+	AgentGo    float64       `json:"agent_goroutines"`
+}
+
+const (
+	sampleEvery = time.Second
+	// warmUp is the part of a soak in which caches fill: it is left out.
+	warmUp = 0.25
+	// windows is in how many parts the rest is looked at. What garbage there is between
+	// two collections is chance; the least of a window is what is really held.
+	windows = 4
+)
+
+// Flat says why a figure has grown from the first window after the warm-up to the last,
+// "" if it has not. A tenth and slack are allowed: less is noise. Fewer than four
+// samples a window say nothing.
+func Flat(name string, all []float64, slack float64) string {
+	all = all[int(warmUp*float64(len(all))):]
+	n := len(all) / windows
+	if n < 4 {
+		return ""
+	}
+	first, last := slices.Min(all[:n]), slices.Min(all[len(all)-n:])
+	if last > first*1.1+slack {
+		return fmt.Sprintf("%s has grown from %.0f to %.0f", name, first, last)
+	}
+	return ""
+}
+
+// Grown lists what was not flat.
+func (r *Result) Grown() (all []string) {
+	take := func(name string, slack float64, get func(Sample) float64) {
+		var x []float64
+		for _, s := range r.Samples {
+			if v := get(s); v > 0 { // 0: it was not there to be asked
+				x = append(x, v)
+			}
+		}
+		if why := Flat(name, x, slack); why != "" {
+			all = append(all, why)
+		}
+	}
+	take("the appliance's heap", 8<<20, func(s Sample) float64 { return s.Heap })
+	take("the appliance's goroutines", 20, func(s Sample) float64 { return s.Goroutines })
+	take("the agent's heap", 8<<20, func(s Sample) float64 { return s.AgentHeap })
+	take("the agent's goroutines", 10, func(s Sample) float64 { return s.AgentGo })
+	return all
+}
+
+// soak disturbs the programs again and again without ending the appliance, and
+// takes samples. manage is the address of the appliance's management port.
+func (t *trial) soak(ctx context.Context, manage string) (err error) {
+	began := time.Now()
+	sampling, stop := context.WithCancel(ctx)
+	sampled := make(chan []Sample, 1)
+	go func() { sampled <- t.sample(sampling, manage, began) }()
+	defer func() {
+		stop()
+		t.res.Samples = <-sampled
+	}()
+	for i := 0; time.Since(began) < t.o.For; i++ {
+		at := time.Now()
+		what, err := t.disturb(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		over := time.Now()
+		p, err := t.await(ctx, over)
+		if err != nil {
+			t.bad("after %s: %v; the agent's last words: %s; the appliance's: %s", what, err, t.agent.Words(), t.appliance.Words())
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		t.res.Kills = append(t.res.Kills, Kill{At: at, Victim: what, Recovery: time.Since(over)})
+		if i%20 == 0 {
+			t.o.Say("%v: %s, a new point %v later", time.Since(began).Round(time.Second), what, time.Since(over).Round(time.Millisecond))
+		}
+		if err := t.note(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// disturb waits a little and does one thing that happens.
+func (t *trial) disturb(ctx context.Context) (what string, err error) {
+	wait := time.NewTimer(time.Duration(t.rnd.Int64N(int64(3 * time.Second))))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	d := time.Duration(t.rnd.Int64N(int64(4*time.Second))) + 200*time.Millisecond
+	switch t.rnd.IntN(5) {
+	case 0:
+		return "the agent killed", t.agent.Kill()
+	case 1:
+		return "the agent upgraded", t.agent.Restart(20 * time.Second)
+	case 2:
+		return "the agent paused", t.agent.Pause(ctx, d)
+	case 3:
+		return "the appliance paused", t.appliance.Pause(ctx, d)
+	}
+	return "the store away", t.away(ctx, 2*d)
+}
+
+// away takes the vault's directory away for a while. With a bus of 64 MiB that is
+// longer than its budget for one disk lasts, under load.
+func (t *trial) away(ctx context.Context, d time.Duration) error {
+	at := product.Vault(t.site.Dir)
+	if err := os.Rename(at, at+".away"); err != nil {
+		return err
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return errors.Join(os.Rename(at+".away", at), context.Cause(ctx))
+}
+
+// sample asks both programs every second until ctx ends.
+func (t *trial) sample(ctx context.Context, manage string, began time.Time) (all []Sample) {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return all
+		case <-tick.C:
+		}
+		m, err := metrics(ctx, manage)
+		if err != nil {
+			continue // it is paused; that it goes on is said by the points
+		}
+		all = append(all, Sample{
+			At: time.Since(began), Heap: m["go_memstats_heap_alloc_bytes"], Resident: m["process_resident_memory_bytes"], Goroutines: m["go_goroutines"],
+			AgentHeap: m[`leeward_agent_heap_bytes{machine="`+machine+`"}`], AgentGo: m[`leeward_agent_goroutines{machine="`+machine+`"}`],
+		})
+	}
+}
+
+// metrics reads what an appliance tells Prometheus.
+func metrics(ctx context.Context, manage string) (map[string]float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+manage+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	out := map[string]float64{}
+	s := bufio.NewScanner(io.LimitReader(r.Body, 8<<20))
+	for s.Scan() {
+		name, value, ok := strings.Cut(s.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); ok && err == nil && name != "#" {
+			out[name] = v
+		}
+	}
+	return out, s.Err()
+}
