@@ -33,8 +33,7 @@ bench: build ## ratios against restic on the same image (ARGS=...)
 	deploy/ci/need.sh bench
 	$(GO) run ./bench $(ARGS)
 soak: build ## half an hour of small faults: nothing grows, nothing is lost (ARGS=...)
-	deploy/ci/need.sh bench
-	$(GO) run ./bench soak $(ARGS)
+	deploy/ci/need.sh bench && $(GO) run ./bench soak $(ARGS)
 lint: ## gofmt, vet, staticcheck; shellcheck and systemd-analyze if installed
 	deploy/ci/lint.sh
 package: ## tarballs, deb and rpm for amd64 and arm64 in dist/, with checksums; as root they are tried (ARCHES=amd64: only that)

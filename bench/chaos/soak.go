@@ -36,12 +36,12 @@ const (
 )
 
 // Flat says why a figure has grown from the first window after the warm-up to the last,
-// "" if it has not. A tenth and slack are allowed: less is noise. Fewer than four
-// samples a window say nothing.
+// "" if it has not. A tenth and slack are allowed: less is noise. Fewer than thirty
+// samples a window say nothing: the programs have only just begun.
 func Flat(name string, all []float64, slack float64) string {
 	all = all[int(warmUp*float64(len(all))):]
 	n := len(all) / windows
-	if n < 4 {
+	if n < 30 {
 		return ""
 	}
 	first, last := slices.Min(all[:n]), slices.Min(all[len(all)-n:])

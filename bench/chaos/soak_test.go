@@ -14,7 +14,7 @@ func TestFlat(t *testing.T) {
 		leaks = append(leaks, 50+float64(i)/20+garbage)
 		still = append(still, min(50, 10+float64(i))+garbage)
 	}
-	for i := range 10 {
+	for i := range 100 {
 		short = append(short, float64(i*i))
 	}
 	if why := Flat("leaking", leaks, 4); why == "" {
@@ -29,7 +29,7 @@ func TestFlat(t *testing.T) {
 
 func TestGrown(t *testing.T) {
 	r := &Result{}
-	for i := range 100 {
+	for i := range 200 {
 		r.Samples = append(r.Samples, Sample{Heap: 40 << 20, Goroutines: float64(100 + 3*i), AgentHeap: 20 << 20, AgentGo: 30})
 	}
 	if g := r.Grown(); len(g) != 1 {
