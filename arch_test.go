@@ -26,10 +26,10 @@ var mayImport = map[string][]string{
 	"producers":              {"streams"},
 	"agent":                  {"producers", "streams"},
 	"consumers":              {"streams"},
-	"consumers/mastertarget": {"consumers/vault", "agent/disk"},                            // writes disks home: the vault is all it needs
-	"consumers/vault":        {},                                                           // must be readable with NATS and everything else gone
-	"control":                {"streams", "producers/markers", "consumers/vault"},          // it leads barriers
-	"control/reverse":        {"streams", "producers", "agent/capture", "consumers/vault"}, // an agent for a machine at the recovery site
+	"consumers/mastertarget": {"consumers/vault", "agent/disk"},                                             // writes disks home: the vault is all it needs
+	"consumers/vault":        {},                                                                            // must be readable with NATS and everything else gone
+	"control":                {"streams", "producers/markers", "consumers/vault", "consumers/mastertarget"}, // it leads barriers
+	"control/reverse":        {"streams", "producers", "agent/capture", "consumers/vault"},                  // an agent for a machine at the recovery site
 	"control/target":         {},
 	"embed":                  {"streams"},
 	"embed/appliance":        {"embed", "consumers", "control", "streams"},

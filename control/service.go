@@ -62,7 +62,9 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.decider = newDecider(s)
 	s.desk.open(s)
-	s.home = cfg.Home
+	if s.home = cfg.Home; s.home == nil && cfg.Keeper.Bus != "" {
+		s.home = wayHome{s}
+	}
 	ec := failover.Config{
 		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log, Adopt: cfg.Keeper.Adopt,
 		Points: s.points, Settle: s.settle, Target: cfg.Keeper.Keep(failover.Targets(log)), Changed: s.jobChanged,

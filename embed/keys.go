@@ -15,9 +15,10 @@ func (s *Server) CredsFile(r Role) string { return s.trust.CredsFile(r) }
 
 // ContextFile is a context of the nats CLI for a role; bus.Options.Context takes
 // it too.
-func (s *Server) ContextFile(r Role) string { return contextFile(s.cfg.Dir, r) }
+func (s *Server) ContextFile(r Role) string { return ContextFile(s.cfg.Dir, r) }
 
-func contextFile(dir string, r Role) string { return filepath.Join(dir, "contexts", string(r)+".json") }
+// ContextFile is where a server on dir puts the context of a role.
+func ContextFile(dir string, r Role) string { return filepath.Join(dir, "contexts", string(r)+".json") }
 
 // writeContexts writes a context for each role. They hold no secret, only the
 // path of one.
@@ -35,7 +36,7 @@ func writeContexts(dir string, t *trust.Trust, url, ca string) error {
 			"inbox_prefix": bus.InboxPrefix(key),
 		}, "", "  ")
 		if err == nil {
-			err = trust.WriteWhole(contextFile(dir, r), append(b, '\n'), 0o600)
+			err = trust.WriteWhole(ContextFile(dir, r), append(b, '\n'), 0o600)
 		}
 		if err != nil {
 			return fmt.Errorf("write context of role %s: %w", r, err)

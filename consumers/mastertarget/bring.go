@@ -67,6 +67,7 @@ func (m *Master) Bring(ctx context.Context, d *vault.PointDisk) (b Brought, err 
 	if err := w.run(ctx, runs); err != nil {
 		return b, fmt.Errorf("bring disk %s home to %s: %w", m.cfg.Disk, m.cfg.Path, err)
 	}
+	b.Fetched = r.BytesFetched()
 	m.cfg.Log.Info("disk is as at a point", "disk", m.cfg.Disk.String(), "path", m.cfg.Path, "position", d.At.String(), "looked", b.Looked, "differed", b.Differ, "fetched", b.Fetched)
 	return b, nil
 }

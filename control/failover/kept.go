@@ -12,6 +12,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/target"
 	"github.com/leeward-dr/leeward/control/target/keeper"
+	"github.com/leeward-dr/leeward/streams/bus"
 )
 
 // Keeper says how machines are kept by processes of their own, so that they outlive
@@ -22,6 +23,7 @@ type Keeper struct {
 	Command []string
 	Vault   string // URL of the store
 	KeyFile string // of the vault; the keeper reads it itself, it is told no secret
+	Bus     string // file with the context (see bus.Options) for machines that are re-protected
 }
 
 // keptSpec is what a keeper is told.
@@ -144,33 +146,5 @@ func (s *keptSpec) open(ctx context.Context, log *slog.Logger) (_ target.Target,
 		all = append(all, d)
 		m.Disks = append(m.Disks, d)
 	}
-	return counting{t, all}, m, all.Close, nil
-}
-
-// counting adds to what is seen of a machine how much its disks fetched: in a keeper
-// nobody else knows.
-type counting struct {
-	target.Target
-	all disks
-}
-
-type countingRun struct {
-	target.Running
-	all disks
-}
-
-func (t counting) Start(ctx context.Context, m *target.Machine, dir string) (target.Running, error) {
-	r, err := t.Target.Start(ctx, m, dir)
-	if err != nil {
-		return nil, err
-	}
-	return countingRun{r, t.all}, nil
-}
-
-func (r countingRun) Probe(ctx context.Context, p target.Probe) (*target.Result, error) {
-	res, err := r.Running.Probe(ctx, p)
-	if res != nil {
-		res.Fetched = r.all.fetched()
-	}
-	return res, err
+	return leading{Target: t, vault: v, all: all, log: log, connect: bus.Connect}, m, all.Close, nil
 }

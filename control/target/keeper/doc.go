@@ -15,6 +15,8 @@
 // kernel lets it go when the keeper ends, however. A process id is used only to end a
 // keeper that no longer answers, and only if the process began when keeper.json says.
 //
+// Beside what every target.Running can, a machine may do more (Doer): the way home is such.
+//
 // The package owns the process and the questions. It never opens a vault: what the
 // specification of a machine means is the Opener's to know. A keeper holds no secret on
 // disk, and a machine ends with its keeper.

@@ -28,6 +28,12 @@ const stopTime = 30 * time.Second
 // it opened.
 type Opener func(ctx context.Context, spec json.RawMessage) (t target.Target, m *target.Machine, done func(), err error)
 
+// Doer is a target.Running that can do more than that: what it is asked for, and says, is
+// for the Opener and the one who asks to agree on.
+type Doer interface {
+	Do(ctx context.Context, what string, in json.RawMessage) (out json.RawMessage, err error)
+}
+
 // keeper is the process that keeps a machine.
 type keeper struct {
 	log     *slog.Logger
@@ -201,6 +207,12 @@ func (k *keeper) answer(ctx context.Context, q *question) (a answer) {
 		grace, cancel := context.WithTimeout(ctx, q.Grace)
 		defer cancel()
 		err = k.running.Stop(grace)
+	case askDo:
+		d, ok := k.running.(Doer)
+		if !ok {
+			return answer{Error: fmt.Sprintf("this machine cannot %q", q.What)}
+		}
+		a.Out, err = d.Do(ctx, q.What, q.In)
 	default:
 		err = fmt.Errorf("a keeper cannot %q", q.Ask)
 	}

@@ -79,6 +79,13 @@ func (t *toy) Probe(ctx context.Context, p target.Probe) (*target.Result, error)
 	return &target.Result{Alive: true, Evidence: []string{p.Serial}, Boot: time.Second, Fetched: 7}, nil
 }
 
+func (t *toy) Do(_ context.Context, what string, in json.RawMessage) (json.RawMessage, error) {
+	if what != "echo" {
+		return nil, fmt.Errorf("a toy cannot %q", what)
+	}
+	return in, nil
+}
+
 func (t *toy) Stop(ctx context.Context) error {
 	select {
 	case <-t.off:
@@ -142,6 +149,13 @@ func TestKeeps(t *testing.T) {
 		if err != nil || !r.Alive || r.Evidence[0] != "hello" || r.Boot != time.Second || r.Fetched != 7 {
 			t.Fatalf("probe: %+v, %v", r, err)
 		}
+	}
+	var echo []int
+	if err := other.Do(t.Context(), "echo", []int{1, 2}, &echo); err != nil || len(echo) != 2 {
+		t.Errorf("do: %v, %v", echo, err)
+	}
+	if err := m.Do(t.Context(), "sing", nil, nil); err == nil || !strings.Contains(err.Error(), "cannot \"sing\"") {
+		t.Errorf("do what it cannot: %v", err)
 	}
 	if _, err := Start(t.Context(), []string{"/bin/false"}, dir, toy{}); err == nil {
 		t.Error("a second keeper was started for one directory")

@@ -194,6 +194,26 @@ func (m *Machine) Probe(ctx context.Context, p target.Probe) (*target.Result, er
 	return a.Result, nil
 }
 
+// Do asks the machine for something that a Doer can do. in and out are JSON; out may be nil.
+// Who asks again after the keeper could not be reached may make it do the thing twice.
+func (m *Machine) Do(ctx context.Context, what string, in, out any) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	var a answer
+	if err := m.reach(ctx, &question{Ask: askDo, What: what, In: b}, &a); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(a.Out, out); err != nil {
+		return fmt.Errorf("%s: the answer: %w", what, err)
+	}
+	return nil
+}
+
 // Wait implements target.Running. A machine that was stopped has ended.
 func (m *Machine) Wait(ctx context.Context) error {
 	err := m.reach(ctx, &question{Ask: askWait}, nil)

@@ -31,6 +31,7 @@ const (
 	askProbe = "probe" // target.Running.Probe
 	askWait  = "wait"  // target.Running.Wait
 	askStop  = "stop"  // target.Running.Stop, then the keeper ends
+	askDo    = "do"    // Doer.Do
 )
 
 // maxTalk bounds a question, an answer and a specification, in bytes.
@@ -41,12 +42,17 @@ type question struct {
 	Ask   string        `json:"ask"`
 	Probe *target.Probe `json:"probe,omitempty"`
 	Grace time.Duration `json:"grace,omitempty"` // of stop: for the machine to power off
+
+	What string          `json:"what,omitempty"` // of do
+	In   json.RawMessage `json:"in,omitempty"`
 }
 
 // answer is what a keeper says.
 type answer struct {
 	Error  string         `json:"error,omitempty"`
 	Result *target.Result `json:"result,omitempty"`
+
+	Out json.RawMessage `json:"out,omitempty"` // of do
 }
 
 // decode reads one question or answer.
