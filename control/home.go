@@ -185,7 +185,7 @@ func (w wayHome) openHome(ctx context.Context, h Homeward, k *vault.PointMachine
 	for _, d := range k.Disks {
 		path, ok := h.Disks[d.Disk]
 		if !ok {
-			return nil, fmt.Errorf("it is not said where disk %s of machine %s is at home: add --home %s=PATH", d.Disk, h.Machine, d.Disk)
+			return nil, fmt.Errorf("it is not said where disk %s of machine %s is at home: add --disk %s=PATH", d.Disk, h.Machine, d.Disk)
 		}
 		path, other := strings.CutPrefix(path, otherDisk)
 		m, err := mastertarget.Open(ctx, mastertarget.Config{
