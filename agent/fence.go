@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/leeward-dr/leeward/agent/capture"
 	"github.com/leeward-dr/leeward/producers/markers"
@@ -91,6 +92,7 @@ func (a *Agent) quiet(ctx context.Context) {
 		}
 	}
 	a.writeStatus()
+	a.group.until = time.Time{} // whatever group it stood still for
 	if ctx.Err() == nil {
 		a.log.Info("the fence is gone: replication goes on")
 		a.event("unfenced", wire.Info, "", "the fence is gone: replication goes on", "")

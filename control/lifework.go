@@ -51,8 +51,9 @@ const (
 	finalTime = 10 * time.Minute // for a final point to be in the vault
 	// finalTries is how often a final point is tried: the agent may be busy with another.
 	finalTries = 5
-	// stillTime is for how long the agent cuts no points of its own after a final one.
-	stillTime = 10 * time.Minute
+	// stillTime is for how long the agent cuts no points of its own after a final one: time
+	// for that to reach the vault. If it takes longer the failover is given up, not wrong.
+	stillTime = time.Minute
 )
 
 func (v *lives) workers() map[life.Phase]worker {
@@ -201,10 +202,11 @@ func (v *lives) shutdown(ctx context.Context, l *life.Life) (life.Event, error) 
 	return life.Event{Text: said}, nil
 }
 
-// copies returns the jobs that keep copies of a machine, or what is left of them.
-func (v *lives) copies(machine string) []failover.Job {
+// copies returns the jobs that keep copies of a machine, or what is left of them. A job
+// whose record is damaged is known by its id alone.
+func (v *lives) copies(l *life.Life) []failover.Job {
 	return slices.DeleteFunc(v.s.engine.Jobs(), func(j failover.Job) bool {
-		return j.Kind != failover.RealFailover || j.Request.Machine != machine || j.State == failover.Cleaned
+		return j.State == failover.Cleaned || j.ID != l.Job && (j.Kind != failover.RealFailover || j.Request.Machine != l.Machine)
 	})
 }
 
@@ -212,7 +214,7 @@ func (v *lives) copies(machine string) []failover.Job {
 // this one.
 func (v *lives) bring(ctx context.Context, l *life.Life) (life.Event, error) {
 	var j failover.Job
-	for _, c := range v.copies(l.Machine) {
+	for _, c := range v.copies(l) {
 		if j.ID == "" && c.Request.Point == l.Point && (c.State.Running() || c.State == failover.Alive) {
 			j = c
 			continue
@@ -240,7 +242,7 @@ func (v *lives) bring(ctx context.Context, l *life.Life) (life.Event, error) {
 
 // end ends the copy and removes what it wrote.
 func (v *lives) end(ctx context.Context, l *life.Life) (life.Event, error) {
-	for _, c := range v.copies(l.Machine) {
+	for _, c := range v.copies(l) {
 		if _, err := v.s.engine.Cleanup(ctx, c.ID); err != nil {
 			return life.Event{}, fmt.Errorf("end job %s: %w", c.ID, err)
 		}
@@ -250,7 +252,7 @@ func (v *lives) end(ctx context.Context, l *life.Life) (life.Event, error) {
 
 // release lets the source write again.
 func (v *lives) release(ctx context.Context, l *life.Life) (life.Event, error) {
-	if left := v.copies(l.Machine); len(left) > 0 { // it cannot be, and must never be
+	if left := v.copies(l); len(left) > 0 { // it cannot be, and must never be
 		return life.Event{}, fmt.Errorf("job %s still keeps a copy of machine %s", left[0].ID, l.Machine)
 	}
 	return life.Event{}, v.dropFence(ctx, l.Machine)

@@ -201,7 +201,14 @@ func (w *lifeSite) dies(s *Service, gone chan struct{}, where string, l *life.Li
 	w.killed[place] = true
 	w.n++
 	left := filepath.Join(filepath.Dir(w.dir), fmt.Sprint("left-", w.n))
-	if err := os.CopyFS(left, os.DirFS(w.dir)); err != nil {
+	// The process that dies may be replacing a file just now: then it is copied again.
+	err := os.CopyFS(left, os.DirFS(w.dir))
+	for n := 0; err != nil && n < 100; n++ {
+		if err = os.RemoveAll(left); err == nil {
+			err = os.CopyFS(left, os.DirFS(w.dir))
+		}
+	}
+	if err != nil {
 		w.Errorf("copy what a killed control leaves: %v", err)
 	}
 	w.dir = left

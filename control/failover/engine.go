@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -96,7 +97,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.past = past
 	for _, id := range damaged {
-		jobs = append(jobs, Job{ID: id, Kind: TestFailover, State: Validating, Error: "its " + jobFile + " is missing or damaged"})
+		jobs = append(jobs, Job{ID: id, Kind: kindOf(id), State: Validating, Error: "its " + jobFile + " is missing or damaged"})
 	}
 	for i := range jobs {
 		j := &jobs[i]
@@ -141,11 +142,21 @@ func closed() chan struct{} {
 	return c
 }
 
+const realPrefix = "fo-"
+
 func newID(kind string) string {
 	var b [4]byte
 	rand.Read(b[:])
-	prefix := map[string]string{TestFailover: "tf-", RealFailover: "fo-"}[kind]
+	prefix := map[string]string{TestFailover: "tf-", RealFailover: realPrefix}[kind]
 	return prefix + hex.EncodeToString(b[:]) // short: sockets below the job's directory have short paths
+}
+
+// kindOf tells the kind of a job whose record is damaged.
+func kindOf(id string) string {
+	if strings.HasPrefix(id, realPrefix) {
+		return RealFailover
+	}
+	return TestFailover
 }
 
 // Test starts a test failover and returns its job at once. A request with an id

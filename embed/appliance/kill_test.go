@@ -2,31 +2,53 @@ package appliance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/leeward-dr/leeward/agent/quiesce"
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control/failover"
 )
 
-const upHere = "LEEWARD_TEST_UP" // directory: run an appliance there instead of the tests
+const (
+	upHere   = "LEEWARD_TEST_UP"     // directory: run an appliance there instead of the tests
+	listenAt = "LEEWARD_TEST_LISTEN" // where it listens; a port of its own choice if not set
+	keepHere = "LEEWARD_TEST_KEEP"   // keep a machine instead
+)
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "guard" { // of the agents in tests of pressure
+	if len(os.Args) == 2 && os.Args[1] == "guard" { // an agent of these tests runs its program again
 		os.Exit(quiesce.GuardMain())
+	}
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") && os.Getenv(keepHere) == "" {
+		os.Stderr.WriteString("this test binary knows no command " + os.Args[1] + "\n")
+		os.Exit(2) // never the tests again, within themselves
+	}
+	if os.Getenv(keepHere) != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		if err := failover.KeepMachine(ctx, os.Args[1], os.Stdin, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		return
 	}
 	if dir := os.Getenv(upHere); dir != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
 		c := Default()
-		c.Dir, c.Listen, c.LogLevel = dir, "127.0.0.1:-1", "warn"
+		c.Dir, c.Listen, c.LogLevel = dir, cmp.Or(os.Getenv(listenAt), "127.0.0.1:-1"), "warn"
+		c.Keeper = []string{"/usr/bin/env", "-u", upHere, keepHere + "=1", os.Args[0]}
 		if err := Run(ctx, c, "1.0.0", io.Discard, os.Stderr); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")
 			os.Exit(1)
@@ -37,13 +59,13 @@ func TestMain(m *testing.M) {
 }
 
 // child runs an appliance in a process of its own.
-func child(t *testing.T, dir string) *exec.Cmd {
+func child(t *testing.T, dir string, env ...string) *exec.Cmd {
 	t.Helper()
 	if err := os.RemoveAll(filepath.Join(dir, "contexts")); err != nil { // the port changes
 		t.Fatal(err)
 	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), upHere+"="+dir)
+	cmd.Env = append(append(os.Environ(), upHere+"="+dir), env...)
 	cmd.Stderr = t.Output()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

@@ -124,6 +124,8 @@ func process() Rights {
 		"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.DIRECT.GET.>", "$JS.API.STREAM.MSG.GET.*",
 		"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.CREATE.>",
 		"$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.UNPIN.>", "$JS.API.CONSUMER.RESET." + streams.Changes + ".*", "$JS.ACK.>", "$KV.>",
+		// It follows the fences, and ends what it followed them by.
+		"$JS.API.CONSUMER.DELETE.KV_" + streams.Fences + ".*",
 		// The table of who owns what is theirs; they make it again when it is gone.
 		"$JS.API.STREAM.CREATE.KV_" + streams.Shares, "$JS.API.STREAM.UPDATE.KV_" + streams.Shares,
 	}
