@@ -10,6 +10,7 @@ import (
 
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/api"
+	"github.com/leeward-dr/leeward/control/drill"
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/health"
 	"github.com/leeward-dr/leeward/streams"
@@ -82,16 +83,18 @@ func (s *Service) Machines(ctx context.Context, q api.Query) ([]api.Machine, err
 		return nil, err
 	}
 	all := s.machinesNow(time.Now().UTC(), q.Machine)
-	tests := map[string]*api.TestRef{}
+	tests, good := map[string]*api.TestRef{}, map[string]bool{}
+	since := time.Now().Add(-drill.Recommended)
 	for _, j := range s.engine.Jobs() {
 		if j.Kind == failover.RealFailover {
 			continue
 		}
 		tests[j.Request.Machine] = &api.TestRef{Job: j.ID, State: j.State, Alive: j.Result != nil && j.Result.Alive, Time: j.Started}
+		good[j.Request.Machine] = good[j.Request.Machine] || j.Result != nil && j.Result.Alive && j.Started.After(since)
 	}
 	for i := range all {
 		m := &all[i]
-		m.LastTest = tests[m.Machine]
+		m.LastTest, m.TestRecommended = tests[m.Machine], m.Points > 0 && !good[m.Machine]
 		for k, d := range m.Disks {
 			m.PendingMarkers = max(m.PendingMarkers, s.decider.waiting(vault.DiskID{Machine: m.Machine, Disk: d.Disk}))
 			n, err := s.backlog(ctx, m.Machine, d.Disk, len(all))

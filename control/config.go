@@ -19,6 +19,7 @@ type Config struct {
 	Health  health.Thresholds
 	Lookups int // cuts that are looked up in the vault at once
 
+	DrillEvery  time.Duration   // how often drills are looked at
 	NotifyEvery time.Duration   // how often health is looked at for notifications
 	TidyEvery   time.Duration   // how often points are removed that no policy keeps; 0: never
 	Keeper      failover.Keeper // how machines outlive control; zero: they do not
@@ -32,7 +33,7 @@ type Config struct {
 
 // Default is what the appliance uses; Dir has no default.
 func Default() Config {
-	return Config{Version: "0.0.0", Health: health.Default(), Lookups: 4, NotifyEvery: 10 * time.Second, TidyEvery: 10 * time.Minute, TidyRate: 64 << 20}
+	return Config{Version: "0.0.0", Health: health.Default(), Lookups: 4, DrillEvery: 5 * time.Second, NotifyEvery: 10 * time.Second, TidyEvery: 10 * time.Minute, TidyRate: 64 << 20}
 }
 
 // Validate names the field that cannot work.
@@ -45,6 +46,9 @@ func (c Config) Validate() error {
 	}
 	if c.NotifyEvery <= 0 || c.TidyEvery < 0 || c.TidyRate < 0 {
 		return fmt.Errorf("control.notify_every is %v and control.tidy_every %v, control.tidy_rate is %d: use positive values, for the last two also 0", c.NotifyEvery, c.TidyEvery, c.TidyRate)
+	}
+	if c.DrillEvery <= 0 {
+		return fmt.Errorf("control.drill_every is %v: use a positive time", c.DrillEvery)
 	}
 	return c.Health.Validate()
 }

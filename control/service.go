@@ -138,6 +138,7 @@ func (s *Service) run() {
 	s.wg.Go(s.notify)
 	s.wg.Go(s.tidy)
 	s.wg.Go(s.remember)
+	s.wg.Go(s.drillLoop)
 	for s.sleep(recheckEvery) {
 		s.decider.recheck()
 	}

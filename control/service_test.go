@@ -43,6 +43,7 @@ func (l *lab) start() (s *Service, stop func()) {
 	l.Helper()
 	cfg := Default()
 	cfg.Dir = l.dir
+	cfg.DrillEvery = 50 * time.Millisecond
 	if l.tidyEvery > 0 {
 		cfg.TidyEvery = l.tidyEvery
 	}

@@ -46,7 +46,7 @@ func list[T any](schema string, fn func(context.Context, Query) ([]T, error)) fu
 
 func (s *Server) endpoints() []endpoint {
 	b := s.backend
-	return append(s.managed(), []endpoint{
+	return append(append(s.managed(), s.drills()...), []endpoint{
 		{"status", "show", serve(func(ctx context.Context, _ struct{}) (any, error) { return b.Status(ctx) })},
 		{"machine", "ls", list("leeward.machines.v1", b.Machines)},
 		{"machine", "show", serve(s.machine)},

@@ -40,6 +40,7 @@ type Backend interface {
 	Streams(ctx context.Context) ([]Stream, error)
 	Manager
 	Lives
+	Driller
 }
 
 const (

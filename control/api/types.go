@@ -46,9 +46,11 @@ type Machine struct {
 	LatestPoint    *PointRef      `json:"latest_point"`
 	PendingMarkers int            `json:"pending_markers"`
 	LastTest       *TestRef       `json:"last_test"`
-	Life           *LifeRef       `json:"life,omitempty"` // if anything was ever done to it
-	Disks          []Disk         `json:"disks"`
-	Agent          *AgentNumbers  `json:"agent,omitempty"` // what its agent says; not there if it is silent
+	// TestRecommended: it has points, and no test failover of it succeeded in 30 days.
+	TestRecommended bool          `json:"test_recommended"`
+	Life            *LifeRef      `json:"life,omitempty"` // if anything was ever done to it
+	Disks           []Disk        `json:"disks"`
+	Agent           *AgentNumbers `json:"agent,omitempty"` // what its agent says; not there if it is silent
 }
 
 // AgentNumbers is what an agent says of itself. Counters begin with its process.

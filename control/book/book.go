@@ -25,7 +25,11 @@ const (
 	Plan   Kind = "plan"
 	Run    Kind = "run"    // of a plan
 	Notify Kind = "notify" // where notifications go
-	Life   Kind = "life"   // of a machine: protected, failed over, …
+	Drill  Kind = "drill"
+	// Drilled is the state of the drill of the same name.
+	Drilled Kind = "drilled"
+	Report  Kind = "report" // of a drill
+	Life    Kind = "life"   // of a machine: protected, failed over, …
 )
 
 // Errors of this package, for errors.Is.

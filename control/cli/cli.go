@@ -91,7 +91,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.context, "context", "", "nats CLI context: a file or a name (default: contexts/operator.json below --dir)")
 	f.StringVar(&a.dir, "dir", DefaultDir, "the appliance's directory")
 	f.BoolVar(&a.verbose, "verbose", false, "show the chain of causes of an error")
-	root.AddCommand(a.groupCommand(), a.policyCommand(), a.planCommand(), a.notifyCommand(), a.auditCommand())
+	root.AddCommand(a.groupCommand(), a.policyCommand(), a.planCommand(), a.drillCommand(), a.notifyCommand(), a.auditCommand())
 	root.AddCommand(a.Roles...)
 	root.AddCommand(
 		a.statusCommand(), a.checkCommand(), a.machineCommand(), a.pointCommand(), a.failoverCommand(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -50,6 +51,9 @@ func machineTable(w io.Writer, all []api.Machine) {
 		}
 		if t := m.LastTest; t != nil {
 			test = fmt.Sprintf("%s %s", verdict(t), ago(t.Time))
+		}
+		if m.TestRecommended {
+			test = strings.TrimPrefix(test+", recommended", ", ")
 		}
 		for _, d := range m.Disks {
 			total += d.SizeBytes
@@ -100,6 +104,9 @@ func machineDetail(w io.Writer, m *api.Machine) {
 	row(w, "points", fmt.Sprintf("%d listed, %d on their way", m.Points, m.PendingMarkers))
 	if t := m.LastTest; t != nil {
 		row(w, "last test", fmt.Sprintf("%s, job %s, %s", verdict(t), t.Job, ago(t.Time)))
+	}
+	if m.TestRecommended {
+		row(w, "recommended", "a test: none succeeded in 30 days (leeward failover test "+m.Machine+", or leeward drill set)")
 	}
 	if a := m.Agent; a != nil {
 		rate := "no bound"

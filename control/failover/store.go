@@ -41,7 +41,7 @@ func (f files) save(j *Job) error {
 			return err
 		}
 	}
-	return replace(filepath.Join(f.job(j.ID), jobFile), append(b, '\n'))
+	return Replace(filepath.Join(f.job(j.ID), jobFile), append(b, '\n'))
 }
 
 func (f files) result(j *Job) error {
@@ -49,10 +49,11 @@ func (f files) result(j *Job) error {
 	if err != nil {
 		return fmt.Errorf("encode result of job %s: %w", j.ID, err)
 	}
-	return replace(filepath.Join(f.job(j.ID), resultFile), append(b, '\n'))
+	return Replace(filepath.Join(f.job(j.ID), resultFile), append(b, '\n'))
 }
 
-func replace(name string, b []byte) (err error) {
+// Replace writes a file so that a crash leaves the old or the new one.
+func Replace(name string, b []byte) (err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
@@ -173,7 +174,7 @@ func (f files) history() ([]Job, error) {
 		}
 		out.Write(append(line, '\n'))
 	}
-	return all, replace(name, out.Bytes())
+	return all, Replace(name, out.Bytes())
 }
 
 // clean writes the job's line of history, then removes its directory.
