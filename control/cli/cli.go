@@ -96,7 +96,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.statusCommand(), a.checkCommand(), a.machineCommand(), a.pointCommand(), a.failoverCommand(),
 		a.jobCommand(), a.eventCommand(), a.vaultCommand(), a.streamCommand(), a.versionCommand(),
-		a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(),
+		a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(), a.masterTarget(),
 	)
 	a.complete(root)
 	return root
