@@ -149,7 +149,7 @@ var errNoStreams = errors.New("the streams are not there: control makes them, st
 func made(ctx context.Context, b *bus.Bus) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	for _, name := range []string{streams.Changes, streams.Receipts, streams.Events, "KV_" + streams.Shares} {
+	for _, name := range []string{streams.Changes, streams.Receipts, streams.Events, "KV_" + streams.Shares, "KV_" + streams.Fences} {
 		_, err := b.JS.Stream(ctx, name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("%w (%s)", errNoStreams, name)

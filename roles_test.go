@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+	"github.com/spf13/cobra"
+
+	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control/api"
+	"github.com/leeward-dr/leeward/control/console"
+	"github.com/leeward-dr/leeward/control/enrol"
+	"github.com/leeward-dr/leeward/embed"
+	"github.com/leeward-dr/leeward/embed/appliance"
+	"github.com/leeward-dr/leeward/streams/bus"
+)
+
+// rolesPatience is for conditions on a busy machine.
+const rolesPatience = 2 * time.Minute
+
+type said struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *said) find(t *testing.T, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	found := ""
+	until(t, "the output "+pattern, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		m := re.FindStringSubmatch(s.b.String())
+		if m != nil {
+			found = m[1]
+		}
+		return m != nil
+	})
+	return found
+}
+
+func until(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(rolesPatience); !cond(); {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal(t.Context().Err())
+		}
+	}
+}
+
+// role runs a role's command with a bus's directory until stop.
+func role(t *testing.T, c *cobra.Command, dir string, args ...string) (out *said, stop func()) {
+	t.Helper()
+	root := &cobra.Command{Use: "leeward", SilenceUsage: true}
+	for _, f := range []string{"dir", "server", "context"} {
+		root.PersistentFlags().String(f, "", "")
+	}
+	root.AddCommand(c)
+	out = &said{}
+	root.SetOut(out)
+	root.SetErr(out)
+	root.SetArgs(append([]string{c.Name(), "--dir", dir, "--vault", "dir://" + filepath.Join(dir, "vault")}, args...))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- root.ExecuteContext(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("%s ended with %v; it said %s", c.Name(), err, out.b.String())
+			}
+		})
+	}
+	t.Cleanup(stop)
+	return out, stop
+}
+
+// get returns status and body.
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.DefaultClient.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, string(b)
+}
+
+// A process server and two controls, each on its own: the process server has the
+// rights of one and needs no other, control lets agents in, and when it ends the
+// other takes over on its port.
+func TestRolesOnTheirOwn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var refused sync.Map
+	s, err := embed.Start(t.Context(), embed.Config{Dir: dir, Listen: "127.0.0.1:-1", Refused: func(r embed.Refusal) { refused.Store(r, true) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Stop(context.Background()) }) // the roles have ended; what is left of it goes with the test
+	key := filepath.Join(dir, "keys", "vault.key")
+	if err := appliance.MakeKey(key); err != nil {
+		t.Fatal(err)
+	}
+	st, err := vault.OpenStore("dir://"+filepath.Join(dir, "vault"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := vault.KeyFromFile(key)
+	if err == nil {
+		_, err = vault.Create(t.Context(), st, k)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	pout, pstop := role(t, processCommand(), dir, "--manage", "127.0.0.1:0")
+	out, stop := role(t, controlCommand("1.0.0"), dir, "--manage", "127.0.0.1:0")
+	url := out.find(t, `manage +(http://\S+)`)
+	until(t, "control to be ready", func() bool { code, _ := get(t, url+"/readyz"); return code == http.StatusOK })
+	if code, text := get(t, url+"/metrics"); code != http.StatusOK || !strings.Contains(text, "leeward_stream_pending_bytes") || !strings.Contains(text, "go_goroutines") {
+		t.Errorf("metrics of control: %d %s", code, text)
+	}
+	purl := pout.find(t, `manage +(http://\S+)`)
+	if code, text := get(t, purl+"/metrics"); code != http.StatusOK || !strings.Contains(text, "leeward_process_commit_seconds_count") {
+		t.Errorf("metrics of the process server: %d %s", code, text)
+	}
+	letIn(t, dir, url)
+
+	other, _ := role(t, controlCommand("1.0.0"), dir, "--manage", "127.0.0.1:0")
+	url = other.find(t, `manage +(http://\S+)`)
+	if code, text := get(t, url+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(text, "waits for its turn") {
+		t.Errorf("one that waits says %d %s", code, text)
+	}
+	stop()
+	until(t, "the other control to be ready", func() bool { code, _ := get(t, url+"/readyz"); return code == http.StatusOK })
+	pstop()
+	refused.Range(func(r, _ any) bool {
+		t.Errorf("the server refused %+v", r)
+		return true
+	})
+}
+
+// letIn enrols an agent and connects as it.
+func letIn(t *testing.T, dir, url string) {
+	t.Helper()
+	b, err := bus.Connect(t.Context(), bus.Options{Context: filepath.Join(dir, "contexts", "operator.json")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	c := api.NewClient(b.Conn)
+	c.Actor = "test"
+	tok, err := c.NewToken(t.Context(), api.NewToken{Machine: "web1", TTLSeconds: 3600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := user.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(console.Request{Token: tok.Text, PublicKey: public})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.Post(url+"/v1/enrol", "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	var g enrol.Grant
+	if err := json.NewDecoder(r.Body).Decode(&g); err != nil || r.StatusCode != http.StatusOK || g.Machine != "web1" {
+		t.Fatalf("enrolment: %d %+v, %v", r.StatusCode, g, err)
+	}
+	nc, err := nats.Connect(g.URL, nats.UserJWT(func() (string, error) { return g.JWT, nil }, user.Sign), nats.CustomInboxPrefix(bus.InboxPrefix(public)))
+	if err != nil {
+		t.Fatalf("connect to %s as the enrolled agent: %v", g.URL, err)
+	}
+	nc.Close()
+}
