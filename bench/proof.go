@@ -27,6 +27,7 @@ func runProof(ctx context.Context, args []string) error {
 	f.DurationVar(&o.Interval, "interval", 300*time.Millisecond, "between points")
 	f.StringVar(&o.Capture, "capture", "trace", "capture driver of the agent")
 	f.StringVar(&o.Mount, "mount", "", "`options` for mount, e.g. discard")
+	f.BoolVar(&o.Pgbench, "pgbench", false, "a PostgreSQL under pgbench writes to the (first) filesystem too: 300M of disk at least")
 	f.BoolVar(&o.Sabotage, "sabotage", false, "change a block behind the tracker's back: the proof must then fail")
 	f.IntVar(&o.Kills, "kills", 0, "kill the agent so often, every other time while all is frozen")
 	f.DurationVar(&o.Limit, "limit", 30*time.Minute, "time that the points of one filesystem may take")

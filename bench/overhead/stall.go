@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/leeward-dr/leeward/agent"
+	"github.com/leeward-dr/leeward/bench/load"
 	"github.com/leeward-dr/leeward/bench/product"
 	"github.com/leeward-dr/leeward/bench/report"
 	"github.com/leeward-dr/leeward/bench/rig"
@@ -60,14 +59,14 @@ func stall(ctx context.Context, r *rig.Rig, o Options) (*Stall, error) {
 	go func() { ended <- a.Run(run) }()
 	defer func() { stop(); <-ended }()
 	began := time.Now()
-	load, err := r.Start(rig.Command{Name: "pgbench", Dir: "/", Argv: db.as("pgbench", "-n", "-c", "4", "-T", "3600", "-h", db.socket, "postgres")})
+	clients, err := db.Bench(r, 4)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = load.Kill() }()
+	defer func() { _ = clients.Kill() }()
 	var points []api.Point
 	err = rig.Poll(ctx, 500*time.Millisecond, func() (bool, error) {
-		if err := load.Alive(); err != nil {
+		if err := clients.Alive(); err != nil {
 			return false, err
 		}
 		all, err := site.API.Points(ctx, api.Query{Machine: machine, Since: began})
@@ -98,21 +97,11 @@ func stall(ctx context.Context, r *rig.Rig, o Options) (*Stall, error) {
 	return s, nil
 }
 
-// server is a PostgreSQL of the bench.
-type server struct{ bin, socket string }
-
-// as is a command line that runs as the database's user.
-func (s *server) as(program string, args ...string) []string {
-	return append([]string{"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", filepath.Join(s.bin, program)}, args...)
-}
-
 // database makes a disk with a filesystem and a database filled by pgbench.
-func database(ctx context.Context, r *rig.Rig, size int64) (dev string, s *server, err error) {
-	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	if len(bins) == 0 {
-		return "", nil, errors.New("postgresql is not installed")
+func database(ctx context.Context, r *rig.Rig, size int64) (dev string, db *load.Postgres, err error) {
+	if why := load.NoPostgres(); why != "" {
+		return "", nil, errors.New(why)
 	}
-	s = &server{bin: slices.Max(bins)}
 	file, err := r.File("pg.img", size)
 	if err != nil {
 		return "", nil, err
@@ -127,38 +116,6 @@ func database(ctx context.Context, r *rig.Rig, size int64) (dev string, s *serve
 	if err != nil {
 		return "", nil, err
 	}
-	if s.socket, err = os.MkdirTemp("", "lwb"); err != nil {
-		return "", nil, err
-	}
-	r.Defer("remove "+s.socket, func() error { return os.RemoveAll(s.socket) })
-	data := filepath.Join(dir, "data")
-	for _, p := range []string{r.Dir, dir} {
-		if err := os.Chmod(p, 0o711); err != nil {
-			return "", nil, err
-		}
-	}
-	if err := os.Mkdir(data, 0o700); err != nil {
-		return "", nil, err
-	}
-	for _, argv := range [][]string{{"chown", "postgres", data, s.socket}, s.as("initdb", "-A", "trust", "-N", "-D", data, "--wal-segsize=1")} {
-		if _, err := rig.Run(ctx, argv...); err != nil {
-			return "", nil, err
-		}
-	}
-	pg, err := r.Start(rig.Command{Name: "postgres", Dir: "/", Argv: s.as("postgres", "-D", data, "-k", s.socket, "-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "max_wal_size=64MB")})
-	if err != nil {
-		return "", nil, err
-	}
-	err = rig.Poll(ctx, 100*time.Millisecond, func() (bool, error) {
-		if err := pg.Alive(); err != nil {
-			return false, err
-		}
-		_, err := rig.Run(ctx, s.as("psql", "-h", s.socket, "-c", "select 1", "postgres")...)
-		return err == nil, nil
-	})
-	if err != nil {
-		return "", nil, err
-	}
-	_, err = rig.Run(ctx, s.as("pgbench", "-i", "-q", "-s", "2", "-h", s.socket, "postgres")...)
-	return dev, s, err
+	db, err = load.StartPostgres(ctx, r, dir)
+	return dev, db, err
 }

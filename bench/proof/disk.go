@@ -19,8 +19,11 @@ type place struct {
 }
 
 // missing says why what is to be proven cannot be tried here.
-func missing(fs string) error {
+func missing(fs string, o Options) error {
 	why := reason(load.Missing())
+	if o.Pgbench {
+		why = errors.Join(why, reason(load.NoPostgres()))
+	}
 	for name := range strings.SplitSeq(fs, "+") {
 		why = errors.Join(why, reason(rig.Missing(name)))
 	}
@@ -71,29 +74,43 @@ func (t *trial) unmount() error {
 
 // startLoad starts everything that writes and returns what stops it.
 func (t *trial) startLoad(ctx context.Context) (stop func() error, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	n := int64(len(t.places))
+	churning, cancel := context.WithCancel(ctx)
+	n, churns := int64(len(t.places)), 0
 	ended := make(chan error, n)
-	var fios []*rig.Process
-	stop = func() error {
+	var writers []*rig.Process
+	var db *load.Postgres
+	stop = func() (err error) {
 		cancel()
-		var err error
-		for _, f := range fios {
-			err = errors.Join(err, f.Alive(), f.Kill()) // it must have written to the end
+		for _, w := range writers {
+			err = errors.Join(err, w.Alive(), w.Kill()) // it must have written to the end
 		}
-		for range fios {
+		for range churns {
 			err = errors.Join(err, <-ended)
 		}
+		if db != nil {
+			err = errors.Join(err, db.Stop())
+		}
 		return err
+	}
+	if t.o.Pgbench {
+		if db, err = load.StartPostgres(ctx, t.rig, t.places[0].dir); err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		clients, err := db.Bench(t.rig, 2)
+		if err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		writers = append(writers, clients)
 	}
 	for i, p := range t.places {
 		fio, err := load.StartFio(t.rig, fmt.Sprintf("fio%d", i), p.dir, t.o.Size/n/3, t.o.Rate/n, t.o.Seed+uint64(i))
 		if err != nil {
 			return nil, errors.Join(err, stop())
 		}
-		fios = append(fios, fio)
+		writers = append(writers, fio)
 		churn := &load.Churn{Dir: p.dir, Room: t.o.Size / n / 8, Seed: t.o.Seed + uint64(i), Pause: 20 * time.Millisecond, Trim: 3 * time.Second}
-		go func() { ended <- churn.Run(ctx) }()
+		churns++
+		go func() { ended <- churn.Run(churning) }()
 	}
 	return stop, nil
 }

@@ -28,6 +28,7 @@ type Options struct {
 	Interval time.Duration // between points
 	Seed     uint64
 	Mount    string        // options for mount
+	Pgbench  bool          // a database under pgbench writes too
 	Sabotage bool          // change one block behind the tracker's back
 	Capture  string        // driver of the agent
 	Guard    []string      // command that runs quiesce.GuardMain
@@ -81,7 +82,7 @@ func (r *Result) OK(points int) bool {
 
 // Run proves one filesystem.
 func Run(ctx context.Context, fs string, o Options) (res *Result, err error) {
-	if why := missing(fs); why != nil {
+	if why := missing(fs, o); why != nil {
 		return &Result{FS: fs, Skipped: why.Error()}, nil
 	}
 	r, err := rig.New(o.Dir, o.Log)
