@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -33,7 +35,9 @@ func perform(ctx context.Context, run *plan.Run, t *plan.Task) (string, error) {
 }
 
 // script runs a script here, or on another host through the system's ssh client with
-// its own keys and known hosts. What it started is ended with it.
+// its own keys and known hosts. What it started here is ended with it. On another host
+// the connection's end ends nothing that is silent, so the host itself ends the script
+// when its time is over (timeout of coreutils or busybox).
 func script(ctx context.Context, run *plan.Run, t *plan.Task, s *plan.Script) (string, error) {
 	env := map[string]string{"LEEWARD_PLAN": run.Plan, "LEEWARD_RUN": run.ID, "LEEWARD_MODE": run.Mode, "LEEWARD_STAGE": t.Stage}
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", s.Run)
@@ -42,7 +46,11 @@ func script(ctx context.Context, run *plan.Run, t *plan.Task, s *plan.Script) (s
 		if h, p, err := net.SplitHostPort(s.SSH); err == nil {
 			host, port = h, p
 		}
-		cmd = exec.CommandContext(ctx, "ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "-p", port, host, "/bin/sh", "-s")
+		cmd = exec.CommandContext(ctx, "ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "-p", port, host)
+		if end, ok := ctx.Deadline(); ok {
+			cmd.Args = append(cmd.Args, "timeout", strconv.Itoa(max(1, int(math.Ceil(time.Until(end).Seconds())))))
+		}
+		cmd.Args = append(cmd.Args, "/bin/sh", "-s")
 		var in strings.Builder
 		for _, k := range []string{"LEEWARD_PLAN", "LEEWARD_RUN", "LEEWARD_MODE", "LEEWARD_STAGE"} {
 			fmt.Fprintf(&in, "export %s='%s'\n", k, env[k]) // valid names hold no quotes

@@ -16,6 +16,7 @@ table='
 test,demo,bench ; e2fsprogs            ; mkfs.ext4                              ; disks with ext4
 test,demo,bench ; util-linux           ; losetup                                ; loop devices
 test,bench      ; xfsprogs             ; mkfs.xfs                               ; disks with xfs
+test            ; openssh-server       ; sshd                                   ; scripts of plans on other hosts
 test,bench      ; btrfs-progs          ; mkfs.btrfs                             ; disks with btrfs
 test,demo       ; fdisk                ; sfdisk                                 ; bootable disks
 test,demo       ; mtools               ; mcopy                                  ; bootable disks

@@ -1,0 +1,121 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leeward-dr/leeward/control/plan"
+)
+
+// sshd starts a real OpenSSH server on loopback that lets in a key of its own, and puts
+// an ssh in front of PATH that knows both. It returns user@host:port.
+func sshd(t *testing.T) string {
+	t.Helper()
+	server, err := exec.LookPath("sshd")
+	if err != nil {
+		server = "/usr/sbin/sshd"
+	}
+	if _, err := os.Stat(server); err != nil || os.Getuid() != 0 {
+		what := fmt.Sprintf("MISSING: OpenSSH's server as root (deploy/ci/need.sh test): scripts of plans on other hosts were not tested: %v", err)
+		if os.Getenv("CI") != "" {
+			t.Fatal(what)
+		}
+		t.Skip(what)
+	}
+	dir := t.TempDir()
+	for _, k := range []string{"host", "user"} {
+		if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, k)).CombinedOutput(); err != nil {
+			t.Fatalf("ssh-keygen: %v: %s", err, out)
+		}
+	}
+	host, err := os.ReadFile(filepath.Join(dir, "host.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where it drops its rights
+		t.Fatal(err)
+	}
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("known", fmt.Sprintf("[127.0.0.1]:%d %s", port, host), 0o600)
+	conf := write("sshd_config", fmt.Sprintf("ListenAddress 127.0.0.1:%d\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n", port, dir, dir), 0o600)
+	write("ssh", fmt.Sprintf("#!/bin/sh\nexec /usr/bin/ssh -F none -o UserKnownHostsFile=%s/known -o IdentitiesOnly=yes -i %s/user \"$@\"\n", dir, dir), 0o700)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, server, "-D", "-e", "-f", conf)
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait() // killed: the error says so
+	})
+	for end := time.Now().Add(20 * time.Second); ; {
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+		if err == nil {
+			c.Close()
+			return fmt.Sprintf("root@127.0.0.1:%d", port)
+		}
+		if time.Now().After(end) {
+			t.Fatalf("sshd does not answer: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Scripts on other hosts get the run's environment, report their failure, and end when
+// their time is over, there too.
+func TestScriptOverSSH(t *testing.T) {
+	host := sshd(t)
+	run := &plan.Run{ID: "r-1", Plan: "shop", Mode: plan.Test}
+	task := func(script string) *plan.Task {
+		return &plan.Task{Stage: "data", Action: &plan.Action{Script: &plan.Script{Run: script, SSH: host}}}
+	}
+	out, err := perform(t.Context(), run, task("echo $LEEWARD_PLAN $LEEWARD_RUN $LEEWARD_MODE $LEEWARD_STAGE; test -n \"$SSH_CONNECTION\""))
+	if err != nil || out != "shop r-1 test data" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	if out, err := perform(t.Context(), run, task("echo no disk >&2; exit 7")); err == nil || !strings.Contains(err.Error(), "no disk") || !strings.Contains(err.Error(), "7") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := perform(t.Context(), run, &plan.Task{Action: &plan.Action{Script: &plan.Script{Run: "true", SSH: "root@127.0.0.1:1"}}}); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("nobody there: %v", err)
+	}
+	pid := filepath.Join(t.TempDir(), "pid")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if out, err := perform(ctx, run, task("echo $$ >"+pid+"; exec sleep 600")); err == nil {
+		t.Errorf("it ended: %q", out)
+	}
+	b, err := os.ReadFile(pid)
+	if err != nil {
+		t.Skipf("the host was too slow to begin the script in 3 s: %v", err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if _, err := os.Stat("/proc/" + strings.TrimSpace(string(b))); err != nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("process %s goes on at the host", b)
+		}
+	}
+}
