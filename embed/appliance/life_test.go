@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +37,7 @@ type protected struct {
 	dir, disk, state string
 	cmd              *exec.Cmd // the appliance, if it is a process of its own
 	port             string
+	stop             func() // of the agent
 }
 
 // protect runs a real agent over a disk that boots and says word. The appliance must be up.
@@ -42,6 +45,12 @@ func (p *protected) protect(word string) {
 	p.Helper()
 	p.disk, p.state = filepath.Join(p.TempDir(), "sda"), p.TempDir()
 	p.write(0, targettest.Ticking(word))
+	p.agent()
+}
+
+// agent runs an agent over the disk until stop or the test's end.
+func (p *protected) agent() {
+	p.Helper()
 	b := connect(p.T, p.dir, "agent")
 	cfg := source.Default()
 	cfg.Machine, cfg.Disks, cfg.StateDir = "web", []source.DiskConfig{{Path: p.disk, Name: "sda"}}, p.state
@@ -55,16 +64,18 @@ func (p *protected) protect(word string) {
 	})
 	go func() {
 		defer close(done)
-		if err := a.Run(ctx); err != nil {
+		// A copy that is re-protected takes the disks; an agent that is fenced ends then.
+		if err := a.Run(ctx); err != nil && !errors.Is(err, source.ErrFenced) {
 			p.Errorf("the agent ended: %v", err)
 		}
 	}()
-	p.Cleanup(func() {
+	p.stop = sync.OnceFunc(func() {
 		cancel()
 		<-done
 		a.Close()
 		b.Close()
 	})
+	p.Cleanup(p.stop)
 }
 
 func (p *protected) write(at int64, data []byte) {
@@ -218,6 +229,7 @@ func TestLifeOnQEMU(t *testing.T) {
 	})
 	p.up()
 	p.protect("tick")
+	p.write(3<<20, []byte("written at home"))
 	first := p.pointOfNow()
 	p.cli("point", "pin", first)
 	test := as[failover.Job](p, p.cli(append([]string{"failover", "test", "web", "--point", first}, failoverFlags...)...))
@@ -277,8 +289,45 @@ func TestLifeOnQEMU(t *testing.T) {
 	terminate(t, p.cmd)
 	p.says(l.Job, "tick=")
 	p.up()
-	p.cli("failover", "complete", "web", "--confirm", "web", "--wait")
-	p.says(l.Job, "tick=")
+	p.home(l.Job)
+}
+
+// home leads the machine back: what it wrote at home before, and away, is on its disk.
+func (p *protected) home(job string) {
+	p.Helper()
+	p.cli("failover", "reprotect", "web", "--wait")
+	p.kill()
+	if l := p.life(); l.Phase != life.Ready || l.Job != job {
+		p.Fatalf("it is %+v", l)
+	}
+	p.pointOfNow() // of the copy
+	p.says(job, "tick=")
+	p.stop() // the machine at home is off, or runs something that writes its disks
+	p.cli("failover", "failback", "web", "--disk", "sda="+p.disk, "--wait")
+	p.kill()
+	if l := p.life(); l.Phase != life.Returned {
+		p.Fatalf("it is %+v", l)
+	}
+	at := p.image()
+	if want := targettest.Ticking("tick"); !bytes.Equal(at[:512], want[:512]) || !bytes.HasPrefix(at[3<<20:], []byte("written at home")) {
+		p.Error("the disk at home is not that of the point")
+	}
+	if at[512] == 0 && bytes.Count(at[512:1024], []byte{0}) == 512 {
+		p.Error("what the machine wrote while it was away is not on its disk")
+	}
+	if bytes.HasPrefix(at[1<<20:], []byte("written by a zombie")) {
+		p.Error("what the source wrote when it was fenced is still on its disk")
+	}
+	p.cli("failover", "commit", "web", "--wait")
+	p.kill()
+	if l := p.life(); l.Phase != life.Protected {
+		p.Fatalf("it is %+v", l)
+	}
+	if left := targettest.WorkIn(filepath.Join(p.dir, "jobs")); len(left) > 0 {
+		p.Errorf("machines are left: %v", left)
+	}
+	p.agent()
+	p.pointOfNow()
 }
 
 func (p *protected) image() []byte {
