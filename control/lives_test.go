@@ -18,6 +18,7 @@ import (
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/health"
 	"github.com/leeward-dr/leeward/control/life"
+	"github.com/leeward-dr/leeward/control/plan"
 	"github.com/leeward-dr/leeward/control/target"
 	"github.com/leeward-dr/leeward/control/target/keeper"
 	"github.com/leeward-dr/leeward/streams"
@@ -464,4 +465,56 @@ func TestLifeRefused(t *testing.T) {
 	if w.fenced() != "" {
 		t.Error("it is fenced")
 	}
+}
+
+// A plan fails machines over as it tests them, also when control dies in the middle; a
+// group's machines go to a point they have in common, and one alone can go, too.
+func TestPlanAndGroupFailOver(t *testing.T) {
+	t.Parallel()
+	w := newLifeSite(t)
+	w.up()
+	p := plan.Plan{Schema: plan.Schema, Name: "site", Stages: []plan.Stage{{Name: "all", Machines: []plan.Machine{{Machine: "web", Point: "p1", Serial: "hello"}}}}}
+	if _, err := w.s.ApplyPlan(w.as("ann"), p); err != nil {
+		t.Fatal(err)
+	}
+	w.kill = true
+	run, err := w.s.RunPlan(w.as("ann"), api.RunRequest{ID: "r1", Plan: "site", Mode: plan.Failover})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the plan is done", func() bool {
+		if over(w.gone) {
+			w.up()
+		}
+		r, err := w.s.Run(t.Context(), run.ID)
+		if err == nil && r.Over() && r.State != plan.RunDone {
+			t.Fatalf("the run is %s: %+v", r.State, r.Tasks)
+		}
+		return err == nil && r.State == plan.RunDone
+	})
+	if l := w.s.lives.get("web"); l.Phase != life.FailedOver || l.Point != "p1" || l.By != "ann" || l.Generation != 1 {
+		t.Errorf("life is %+v", l)
+	}
+	w.kill = false
+	if home := w.s.lives.atHome([]string{"db", "web"}); fmt.Sprint(home) != "[db]" {
+		t.Errorf("the group's next point is of %v", home)
+	}
+	w.ask(life.Cancel, order(), life.Protected)
+
+	if _, err := w.s.ChangeGroup(w.as("ann"), api.GroupChange{Group: "shop", Create: true, Add: []string{"web"}}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the group is known", func() bool { return w.s.rules.Load().group("shop") != nil })
+	r := order()
+	r.ID, r.Group, r.Confirm, r.Point = "g1", "shop", "shop", failover.LatestProcessed
+	first, err := w.s.AskLife(w.as("ann"), life.Start, r)
+	if err != nil || len(first) != 1 || first[0].Order.Point != "p2" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	again, err := w.s.AskLife(w.as("ann"), life.Start, r)
+	if err != nil || again[0].Generation != first[0].Generation {
+		t.Errorf("asked twice: %+v, %v", again, err)
+	}
+	w.eventually("the group is failed over", func() bool { return w.s.lives.get("web").Phase == life.FailedOver })
+	w.ask(life.Cancel, order(), life.Protected)
 }

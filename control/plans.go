@@ -14,6 +14,7 @@ import (
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/book"
 	"github.com/leeward-dr/leeward/control/failover"
+	"github.com/leeward-dr/leeward/control/life"
 	"github.com/leeward-dr/leeward/control/plan"
 	"github.com/leeward-dr/leeward/streams"
 )
@@ -39,7 +40,7 @@ type activeRun struct {
 
 func newRuns(s *Service) *runs {
 	r := &runs{s: s, active: map[string]*activeRun{}}
-	r.bring = map[string]bringer{plan.Test: r.bringTest}
+	r.bring = map[string]bringer{plan.Test: r.bringTest, plan.Failover: r.bringFailover}
 	return r
 }
 
@@ -199,6 +200,39 @@ func (r *runs) bringTest(ctx context.Context, run *plan.Run, m *plan.Machine, id
 		return "", fmt.Errorf("job %s is %s: %s", j.ID, j.State, j.Error)
 	}
 	return "job " + j.ID, nil
+}
+
+// bringFailover brings a machine up by a failover. One that an earlier attempt began is
+// gone on with; one that failed is tried again from its point.
+func (r *runs) bringFailover(ctx context.Context, run *plan.Run, m *plan.Machine, ids []string) (string, error) {
+	ctx = api.WithActor(ctx, api.Actor{Name: run.By})
+	req := api.LifeRequest{Machine: m.Machine, Confirm: m.Machine, Order: life.Order{
+		ID: ids[0], Point: cmp.Or(m.Point, run.Point), Target: cmp.Or(run.Target.Kind, "qemu"),
+		Options: failover.Options{Serial: m.Serial, Port: m.Port, TimeoutSecs: int(time.Duration(m.Timeout).Seconds())},
+	}}
+	l, kind := r.s.lives.get(m.Machine), life.Start
+	if slices.Contains(ids, l.Order.ID) && l.Phase != life.Protected {
+		kind = ""
+		if l.Phase == life.Down {
+			kind, req.Point = life.Change, l.Point
+		}
+	}
+	if kind != "" {
+		if _, err := r.s.AskLife(ctx, kind, req); err != nil {
+			return "", err
+		}
+		l = r.s.lives.get(m.Machine)
+	}
+	for l.Phase.Working() {
+		var err error
+		if l, err = r.s.lives.watch(ctx, m.Machine, l.Attempt); err != nil {
+			return "", fmt.Errorf("machine %s: %w", m.Machine, err)
+		}
+	}
+	if l.Phase != life.FailedOver && l.Phase != life.Committed {
+		return "", fmt.Errorf("machine %s is %s: %s", m.Machine, l.Phase, l.Error)
+	}
+	return "job " + l.Job, nil
 }
 
 // Plans implements api.Manager.
