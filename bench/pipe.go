@@ -51,6 +51,7 @@ func runPipe(ctx context.Context, args []string) (err error) {
 	c.add(f)
 	size := bytesFlag(256 << 20)
 	f.Var(&size, "size", "`size` of the incompressible disk")
+	other := f.String("image", "", "copy this `file` instead of noise, and only tell the stages")
 	pairs := f.Int("pairs", 5, "alternating pairs of the product and JetStream alone (0: only the stages)")
 	keepProfile := f.String("profile", "", "keep the CPU profile in this `file`")
 	up := f.String("leeward", "bin/leeward", "the server's binary")
@@ -68,7 +69,13 @@ func runPipe(ctx context.Context, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	image := filepath.Join(r.Dir, "noise.img")
-	if err := noise(image, int64(size)); err != nil {
+	if *other != "" {
+		info, err := os.Stat(*other)
+		if err != nil {
+			return usage{err}
+		}
+		image, size, *pairs = *other, bytesFlag(info.Size()), 0
+	} else if err := noise(image, int64(size)); err != nil {
 		return err
 	}
 	res, x := newResults(), &pipeResult{Size: int64(size)}
