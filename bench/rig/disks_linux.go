@@ -19,11 +19,27 @@ const (
 	noFlush  = 2          // without writing out its journal
 )
 
+// mounted returns an error unless dir is the root of a filesystem of its own.
+func mounted(dir string) error {
+	var own, parent unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Join(dir, ".."), &parent)); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if own.Dev == parent.Dev {
+		return fmt.Errorf("nothing is mounted on %s", dir)
+	}
+	return nil
+}
+
 // PowerOff does to the filesystem that is mounted on dir what a power failure does:
 // from this moment nothing reaches its device any more, whatever was written and not
 // yet made durable. What runs on it sees I/O errors. Unmount it and mount it again to
-// turn the power on.
+// turn the power on. A directory on which nothing is mounted is refused: what lies
+// below it is somebody else's.
 func PowerOff(dir string) error {
+	if err := mounted(dir); err != nil {
+		return err
+	}
 	f, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -119,5 +120,19 @@ func TestImages(t *testing.T) {
 	}
 	if at, count := n.Differ(m, 5); count != 1 || !slices.Equal(at, []int{700}) {
 		t.Errorf("differ in %d blocks %v, want block 700", count, at)
+	}
+}
+
+// What nothing is mounted on belongs to somebody else: its power must not fail.
+func TestMounted(t *testing.T) {
+	dir := filepath.Join(newRig(t).Dir, "plain")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := mounted(dir); err == nil || !strings.Contains(err.Error(), "nothing is mounted") {
+		t.Errorf("a plain directory: %v", err)
+	}
+	if err := mounted("/proc"); err != nil {
+		t.Error(err)
 	}
 }
