@@ -166,7 +166,7 @@ func testSoak(t *testing.T, bin product.Binaries) {
 
 // testFanin sends changes of a handful of disks through an appliance.
 func testFanin(t *testing.T, bin product.Binaries) {
-	args := []string{"fanin", "-disks", "8,16", "-servers", "appliance", "-dir", t.TempDir(), "-results", t.TempDir(), "-leeward", bin.Leeward, "-agent", bin.Agent}
+	args := []string{"fanin", "-disks", "8,16", "-limit", "2m", "-servers", "appliance", "-dir", t.TempDir(), "-results", t.TempDir(), "-leeward", bin.Leeward, "-agent", bin.Agent}
 	if err := run(t.Context(), args); err != nil {
 		t.Fatal(err)
 	}

@@ -230,7 +230,7 @@ func (d *disk) publish(js jetstream.JetStream, machine string, c *wire.Change) (
 	if err != nil {
 		return nil, err
 	}
-	d.number, d.hash = c.Number, wire.HashOf(p)
+	d.number, d.hash = c.Number, wire.LinkHash(c, p)
 	msg := nats.NewMsg(streams.ChangesSubject(machine, d.name))
 	msg.Data, msg.Header = p, nats.Header(wire.Headers(c))
 	msg.Header.Set(jetstream.MsgIDHeader, wire.MsgID(c))
