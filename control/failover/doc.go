@@ -8,7 +8,8 @@
 // directory and leaves one line in history.jsonl. A machine in QEMU is kept by a process
 // of its own (Keeper, KeepMachine), so it outlives a crash of the one that started it: the
 // next engine takes the job over and goes on with it. A job whose machine is gone is
-// interrupted, and cleaning up removes the rest. A stop in good order ends the machines of
+// interrupted, and cleaning up removes the rest; one that was failed over is started again
+// from what it had put on its disks. A stop in good order ends the machines of
 // test failovers, and leaves those that were failed over to their keepers.
 //
 // The engine needs a vault and a key, no bus: the same code runs inside control

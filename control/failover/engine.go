@@ -105,9 +105,18 @@ func New(cfg Config) (*Engine, error) {
 		if _, err := Step(was, Adopt); err == nil {
 			l := &live{job: *j, done: make(chan struct{})}
 			if r := e.left(l); r != nil {
-				e.goOn(l, r)
+				e.goOn(l, func(ctx context.Context) { e.adopt(ctx, l, r) })
 				continue
 			}
+		}
+		if cfg.Adopt != nil && e.revivable(j) {
+			l := &live{job: *j, done: make(chan struct{})}
+			e.goOn(l, func(ctx context.Context) {
+				if e.revive(ctx, l) {
+					e.guard(ctx, l)
+				}
+			})
+			continue
 		}
 		if err := j.advance(Restart, time.Now().UTC(), "the process that ran it ended"); err != nil {
 			return nil, err
@@ -125,14 +134,14 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// goOn lets an adopted job go on in the background.
-func (e *Engine) goOn(l *live, r target.Running) {
+// goOn lets a job of an earlier process go on in the background.
+func (e *Engine) goOn(l *live, how func(context.Context)) {
 	ctx, cancel := context.WithCancel(e.base)
 	l.cancel = cancel
 	e.jobs[l.job.ID] = l
 	e.wg.Go(func() {
 		defer close(l.done)
-		e.adopt(ctx, l, r)
+		how(ctx)
 	})
 }
 

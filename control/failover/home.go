@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -65,7 +67,10 @@ func (t leading) Start(ctx context.Context, m *target.Machine, dir string) (targ
 	if err != nil {
 		return nil, err
 	}
-	return &led{leading: t, machine: m, dir: dir, running: r}, nil
+	l := &led{leading: t, machine: m, dir: dir, running: r}
+	l.life, l.end = context.WithCancel(context.WithoutCancel(ctx))
+	l.wg.Go(l.resume)
+	return l, nil
 }
 
 // guest is what a machine must be to be led home. *qemu.Run is one.
@@ -88,6 +93,48 @@ type led struct {
 	how     *Protection // how it is, or was, published
 
 	exporting *exporting // nil: it is not published
+
+	life context.Context // until Stop
+	end  context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// protectFile, in a run's directory, holds the Protection of a machine that is published:
+// a keeper that takes the place of one that died goes on with that.
+const protectFile = "protect.json"
+
+// resumeAgain is how long to wait before it is tried again.
+const resumeAgain = 2 * time.Second
+
+// resume publishes again what an earlier keeper had published.
+func (l *led) resume() {
+	b, err := os.ReadFile(filepath.Join(l.dir, protectFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	p := new(Protection)
+	if err == nil {
+		err = json.Unmarshal(b, p)
+	}
+	if err != nil {
+		l.log.Error("how the machine was re-protected cannot be read: re-protect it again", "machine", l.machine.Name, "err", err)
+		return
+	}
+	for l.life.Err() == nil {
+		l.mu.Lock()
+		err := l.protect(l.life, p)
+		l.mu.Unlock()
+		if err == nil {
+			return
+		}
+		l.log.Warn("the machine cannot be re-protected yet", "machine", l.machine.Name, "err", err)
+		t := time.NewTimer(resumeAgain)
+		select {
+		case <-t.C:
+		case <-l.life.Done():
+			t.Stop()
+		}
+	}
 }
 
 // exporting is an exporter that runs.
@@ -126,6 +173,8 @@ func (l *led) Wait(ctx context.Context) error { return l.now().Wait(ctx) }
 
 // Stop implements target.Running.
 func (l *led) Stop(ctx context.Context) error {
+	l.end()
+	l.wg.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.unprotect()
@@ -144,7 +193,13 @@ func (l *led) Do(ctx context.Context, what string, in json.RawMessage) (json.Raw
 		if err = json.Unmarshal(in, p); err == nil {
 			err = l.protect(ctx, p)
 		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(l.dir, protectFile), in, 0o600)
+		}
 	case DoUnprotect:
+		if err = os.Remove(filepath.Join(l.dir, protectFile)); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
 		l.unprotect()
 	case DoFinal:
 		err = l.final(ctx)
@@ -231,6 +286,11 @@ func (l *led) final(ctx context.Context) error {
 		return nil
 	}
 	if !l.off {
+		// Before anything: whatever happens to this process, the guest must not be started
+		// again when its disks are on the way home.
+		if err := os.WriteFile(filepath.Join(l.dir, offFile), nil, 0o600); err != nil {
+			return err
+		}
 		if err := g.Off(ctx); err != nil {
 			return err
 		}
@@ -255,6 +315,9 @@ func (l *led) again(ctx context.Context) error {
 		return err
 	}
 	l.running, l.off = r, false
+	if err := os.Remove(filepath.Join(l.dir, offFile)); err != nil {
+		return err
+	}
 	if l.how == nil {
 		return nil
 	}

@@ -16,8 +16,12 @@ import (
 // run takes a job from its request to a verdict.
 func (e *Engine) run(ctx context.Context, l *live, t target.Target) {
 	start := time.Now()
-	if err := e.attempt(ctx, l, t, start); err != nil && !e.leaves(l) {
+	err := e.attempt(ctx, l, t, start)
+	if err != nil && !e.leaves(l) {
 		e.failed(l, err)
+	}
+	if err == nil {
+		e.guard(ctx, l)
 	}
 }
 
@@ -177,12 +181,15 @@ func (e *Engine) adopt(ctx context.Context, l *live, r target.Running) {
 	was := l.job.State
 	e.update(l, func(j *Job) { e.note(j.advance(Adopt, time.Now().UTC(), "taken over by a new process")) })
 	e.cfg.Log.Info("a machine that outlived control is taken over", "job", l.job.ID, "machine", l.job.Request.Machine, "state", was)
-	if was == Alive {
-		return
+	if was != Alive {
+		if err := e.prove(ctx, l, l.job.Started); err != nil {
+			if !e.leaves(l) {
+				e.failed(l, err)
+			}
+			return
+		}
 	}
-	if err := e.prove(ctx, l, l.job.Started); err != nil && !e.leaves(l) {
-		e.failed(l, err)
-	}
+	e.guard(ctx, l)
 }
 
 // Cleanup ends a job's machine, removes every trace of the run and leaves one line

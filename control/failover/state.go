@@ -27,6 +27,7 @@ const (
 	Fail      Event = "fail"    // it failed
 	Restart   Event = "restart" // the process was started anew, the machine is gone
 	Adopt     Event = "adopt"   // the process was started anew, the machine is not gone
+	Revive    Event = "revive"  // the machine is gone and is started again
 	Cleanup   Event = "cleanup" // the operator wants it gone
 	CleanFail Event = "clean-fail"
 )
@@ -72,6 +73,10 @@ func Step(s State, e Event) (State, error) {
 			return Probing, nil // it was started, or the probe will tell that it could not be
 		case Probing, Alive:
 			return s, nil
+		}
+	case Revive:
+		if s == Alive || s == Probing {
+			return Booting, nil
 		}
 	case Cleanup:
 		if s != Cleaned {

@@ -72,6 +72,10 @@ func Keep(ctx context.Context, dir string, in io.Reader, open Opener, log *slog.
 			err = errors.Join(err, s.write(dir))
 		}
 	}()
+	// One that was killed here left it; who has the lock may remove it.
+	if err := os.Remove(filepath.Join(dir, socketFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	l, err := nbd.Listen(dir, socketFile)
 	if err != nil {
 		return err

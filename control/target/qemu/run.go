@@ -115,6 +115,7 @@ func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine, a accel
 	})
 	r.mon = newMonitor(r.proc.qmp, r.event)
 	r.wg.Go(r.watch)
+	r.wg.Go(r.settle)
 	for _, command := range []string{"qmp_capabilities", "cont"} {
 		if err := r.mon.call(ctx, command, nil, nil); err != nil {
 			if errors.Is(err, errGone) {
@@ -141,6 +142,10 @@ func (r *Run) export(disks []target.Disk) error {
 	}
 	s, err := nbd.NewServer(r.log, configs...)
 	if err != nil {
+		return err
+	}
+	// An earlier run in this directory that was killed left it.
+	if err := os.Remove(filepath.Join(r.dir, nbdSocket)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	l, err := nbd.Listen(r.dir, nbdSocket)

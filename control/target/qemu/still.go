@@ -10,6 +10,28 @@ import (
 // resumeTime is for QEMU to take the word that a guest may go on.
 const resumeTime = 10 * time.Second
 
+// settleEvery is how long what a guest has written may be lost with this process, if the
+// guest does not flush it. A disk with a cache does not keep it longer either.
+const settleEvery = 5 * time.Second
+
+// settle flushes the overlays now and then until QEMU has ended.
+func (r *Run) settle() {
+	t := time.NewTicker(settleEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-r.proc.done:
+			return
+		case <-t.C:
+		}
+		for _, o := range r.overlays {
+			if err := o.Flush(); err != nil {
+				r.log.Error("what the guest writes is not kept", "err", err)
+			}
+		}
+	}
+}
+
 // Pause makes the guest stand still. When it returns nil all that the guest has written is
 // in its overlays, and flushed. The guest goes on when resume is called, which may be done
 // twice, and at the latest when ctx ends.

@@ -1,0 +1,87 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/leeward-dr/leeward/control/target/keeper"
+)
+
+// offFile, in a run's directory, says that the machine was ended on its way home: it must
+// not be started again but by DoAgain.
+const offFile = "off"
+
+// revivals is how often a machine is started again in the life of an engine. One that
+// needs more is broken.
+const revivals = 3
+
+// revivable says whether a machine whose keeper has died is to be started again from what
+// it had put on its disks: it was failed over, nobody has ended it, and it had come up.
+func (e *Engine) revivable(j *Job) bool {
+	if j.Kind != RealFailover || j.Point == "" || j.Request.Target != "qemu" || j.State != Alive && j.State != Probing {
+		return false
+	}
+	run := e.files.run(j.ID)
+	_, off := os.Stat(filepath.Join(run, offFile))
+	_, there := os.Stat(run)
+	return errors.Is(off, os.ErrNotExist) && there == nil
+}
+
+// guard looks after a machine that was failed over until ctx ends: when its keeper dies, by
+// accident or with its host, the machine is started again.
+func (e *Engine) guard(ctx context.Context, l *live) {
+	for range revivals {
+		if _, kept := l.running.(*keeper.Machine); !kept || l.job.Kind != RealFailover {
+			return
+		}
+		if err := l.running.Wait(ctx); ctx.Err() != nil || !errors.Is(err, keeper.ErrGone) || !e.revivable(&l.job) {
+			return
+		}
+		if !e.revive(ctx, l) {
+			return
+		}
+	}
+}
+
+// revive starts a job's machine again in its directory, and says whether it lives.
+func (e *Engine) revive(ctx context.Context, l *live) bool {
+	e.cfg.Log.Warn("a machine that was failed over has ended with its keeper: it is started again", "job", l.job.ID, "machine", l.job.Request.Machine)
+	l.disks.Close()
+	l.disks, l.running = nil, nil
+	e.update(l, func(j *Job) {
+		e.note(j.advance(Revive, time.Now().UTC(), "its keeper died: it is started again from what it had put on its disks"))
+		j.Ended, j.Error, j.Code = time.Time{}, "", ""
+	})
+	err := e.again(ctx, l)
+	if err != nil && !e.leaves(l) {
+		e.failed(l, fmt.Errorf("start the machine again: %w", err))
+	}
+	return err == nil
+}
+
+func (e *Engine) again(ctx context.Context, l *live) error {
+	begin := time.Now()
+	r := l.job.Request
+	r.Point = l.job.Point
+	_, m, err := e.choose(ctx, r)
+	if err != nil {
+		return err
+	}
+	t, err := e.cfg.Target(r, func(what string, done, total int64) { e.progress(l, what, done, total) })
+	if err != nil {
+		return err
+	}
+	if l.disks, err = open(ctx, e.cfg.Vault, m); err != nil {
+		return err
+	}
+	l.running, err = t.Start(ctx, machine(m, l.disks, r.Options), e.files.run(l.job.ID))
+	if err != nil {
+		return err
+	}
+	e.update(l, func(j *Job) { e.note(j.advance(Done, time.Now().UTC(), "")) })
+	return e.prove(ctx, l, begin)
+}
