@@ -47,9 +47,12 @@ type Disk struct {
 type Config struct {
 	Machine string
 	Group   string // default: that of the machine alone
-	Holder  string // says who this is to whoever fences writers; default: chance
-	Facts   wire.Facts
-	Disks   []Disk // in boot order
+	// Holder is what a fence calls this exporter (streams.Fence): nobody else can write the
+	// disks then, and the agent at the old home keeps its leases, to go on when the fence is
+	// gone. Without it the leases are taken.
+	Holder string
+	Facts  wire.Facts
+	Disks  []Disk // in boot order
 	// Pause makes the machine stand still, everything that it wrote being in the overlays,
 	// until resume is called. It does not outlast its context, whatever happens.
 	Pause func(ctx context.Context) (resume func() error, err error)
@@ -268,8 +271,8 @@ func (e *Exporter) each(ctx context.Context, f func(context.Context, *replica) e
 	return g.Wait()
 }
 
-// acquire takes the leases of all disks, from the agent at the old home too: it was
-// fenced when the machine was brought up here.
+// acquire listens for receipts, and without a fence takes the leases of all disks, from the
+// agent at the old home too.
 func (e *Exporter) acquire(ctx context.Context, lost context.CancelCauseFunc) (release func(), err error) {
 	var all []func()
 	release = func() {
@@ -284,6 +287,9 @@ func (e *Exporter) acquire(ctx context.Context, lost context.CancelCauseFunc) (r
 			return nil, fmt.Errorf("listen for receipts of disk %s: %w", r.name, err)
 		}
 		all = append(all, func() { _ = sub.Unsubscribe() })
+		if e.cfg.Holder != "" {
+			continue
+		}
 		l, err := bus.AcquireLease(ctx, e.bus.JS, e.cfg.Machine, r.name, bus.ThisProcess(e.instance), bus.LeaseOptions{TakeOver: true, Log: e.log})
 		if err != nil {
 			release()

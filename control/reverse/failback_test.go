@@ -147,7 +147,7 @@ func sumOf(t *testing.T, r io.Reader) [32]byte {
 // A disk of which one percent was changed at the recovery site comes home with little more
 // than that crossing in each direction, also when the one who writes it is killed.
 func TestOnePercentComesHome(t *testing.T) {
-	size, opening := int64(512<<20), int64(3<<20) // to find out what there is, which is much beside so little
+	size, opening := int64(256<<20), int64(3<<20) // to find out what there is, which is much beside so little
 	if os.Getenv("LEEWARD_FULL") != "" {
 		size, opening = 8<<30, 0
 	}
