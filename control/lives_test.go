@@ -518,3 +518,28 @@ func TestPlanAndGroupFailOver(t *testing.T) {
 	w.eventually("the group is failed over", func() bool { return w.s.lives.get("web").Phase == life.FailedOver })
 	w.ask(life.Cancel, order(), life.Protected)
 }
+
+// Whoever disables replication and wants the history gone loses the machine's own points,
+// but for pinned ones, and nobody else's.
+func TestDisableDropsHistory(t *testing.T) {
+	t.Parallel()
+	w := newLifeSite(t)
+	w.vault.Point(t, "q1", "db", "crash", time.Now())
+	w.up()
+	if _, err := w.s.Pin(w.as("ann"), "p1", "keep"); err != nil {
+		t.Fatal(err)
+	}
+	r := order()
+	r.DropHistory = true
+	w.ask(life.Disable, r, life.Disabled)
+	if got := ids(t, w.s, "web") + " " + ids(t, w.s, "db"); got != "p1 q1" {
+		t.Errorf("left are %s", got)
+	}
+	if w.fenced() != "fenced " {
+		t.Error("it is not fenced")
+	}
+	w.ask(life.Enable, order(), life.Protected)
+	if w.fenced() != "" {
+		t.Error("it is fenced")
+	}
+}
