@@ -212,10 +212,10 @@ func (a *Agent) again(ctx context.Context) {
 func (a *Agent) lacking() string {
 	var all []string
 	for _, x := range a.aside {
-		all = append(all, fmt.Sprintf("without disk %s: %v", x.disk.Name, x.why))
+		all = append(all, fmt.Sprintf("%s%s: %v", wire.NoteWithout, x.disk.Name, x.why))
 	}
 	for _, j := range a.joining {
-		all = append(all, fmt.Sprintf("without disk %s: it is being brought up to date", j.r.name))
+		all = append(all, fmt.Sprintf("%s%s: it is being brought up to date", wire.NoteWithout, j.r.name))
 	}
 	return strings.Join(all, "; ")
 }

@@ -76,7 +76,7 @@ func (a *Agent) release(ctx context.Context, c *cutResult, group string, consist
 		}
 		note := c.notes[i]
 		if lacks := a.lacking(); lacks != "" {
-			note = clip(strings.TrimPrefix(note+"; "+lacks, "; "))
+			note = clip(strings.TrimSuffix(lacks+"; "+note, "; ")) // what is lacking must not be cut off
 		}
 		cuts[i] = wire.DiskCut{Disk: r.name, Epoch: r.pub.Epoch(), Number: n, Size: r.dev.Size(), Frozen: c.frozenDisk[i], Note: note}
 		return nil

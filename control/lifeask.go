@@ -251,6 +251,9 @@ func (s *Service) validate(ctx context.Context, m string, r api.LifeRequest, out
 	switch {
 	case f.Point != nil:
 		add("point", api.Fine, "", "%s, %s-consistent, of %s, %s ago", f.Point.ID, f.Point.Consistency, f.Point.Time.UTC().Format(time.RFC3339), time.Since(f.Point.Time).Round(time.Second))
+		if f.Short != "" {
+			add("disks", api.Doubtful, "leeward event ls --machine "+m+"; leeward point ls "+m, "%s", f.Short)
+		}
 	case err != nil:
 		add("point", api.Bad, "leeward point ls "+m, "%v", err)
 	}

@@ -67,7 +67,7 @@ func (e *Engine) again(ctx context.Context, l *live) error {
 	begin := time.Now()
 	r := l.job.Request
 	r.Point = l.job.Point
-	_, m, err := e.choose(ctx, r)
+	_, m, _, err := e.choose(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -48,13 +48,16 @@ func code(err error) string {
 
 func (e *Engine) attempt(ctx context.Context, l *live, t target.Target, start time.Time) error {
 	r := l.job.Request
-	point, m, err := e.choose(ctx, r)
+	point, m, short, err := e.choose(ctx, r)
 	if err != nil {
 		return err
 	}
+	if short != "" {
+		short = "; " + short
+	}
 	e.update(l, func(j *Job) {
 		j.Point, j.PointTime, j.Consistency = point.ID, point.Time, point.Consistency
-		e.note(j.advance(Done, time.Now().UTC(), fmt.Sprintf("point %s, %s-consistent, of %s", point.ID, point.Consistency, point.Time.Format(time.RFC3339))))
+		e.note(j.advance(Done, time.Now().UTC(), fmt.Sprintf("point %s, %s-consistent, of %s%s", point.ID, point.Consistency, point.Time.Format(time.RFC3339), short)))
 	})
 
 	all, err := open(ctx, e.cfg.Vault, m)
@@ -115,21 +118,23 @@ func (e *Engine) note(err error) {
 	}
 }
 
-func (e *Engine) choose(ctx context.Context, r Request) (*vault.Point, *vault.PointMachine, error) {
+// choose returns the point that a request means, its machine, and what the choice is
+// short of (see about).
+func (e *Engine) choose(ctx context.Context, r Request) (*vault.Point, *vault.PointMachine, string, error) {
 	if e.cfg.Settle != nil && cmp.Or(r.Point, Latest) == Latest {
 		if err := e.cfg.Settle(ctx, r.Machine); err != nil {
-			return nil, nil, fmt.Errorf("wait until what has arrived is processed: %w", err)
+			return nil, nil, "", fmt.Errorf("wait until what has arrived is processed: %w", err)
 		}
 	}
 	all, err := e.cfg.Points(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list the recovery points: %w", err)
+		return nil, nil, "", fmt.Errorf("list the recovery points: %w", err)
 	}
 	p, err := Select(all, r.Machine, r.Point)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
-	return p, member(p, r.Machine), nil
+	return p, member(p, r.Machine), about(all, r.Machine, p), nil
 }
 
 const (

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/streams/wire"
 )
 
 // The words for a recovery point. Anything else is a time (RFC 3339: the newest
@@ -24,11 +25,16 @@ const (
 var ErrNoPoint = errors.New("no such recovery point")
 
 // Select returns the point of a machine that word names. Points may be in any
-// order and of any machine. An error wraps ErrNoPoint and says what there is.
+// order and of any machine. Words and times choose among the points that lack no disk
+// (see Lacks), if there are any. An error wraps ErrNoPoint and says what there is.
 func Select(all []*vault.Point, machine, word string) (*vault.Point, error) {
 	mine := Of(all, machine)
 	if len(mine) == 0 {
 		return nil, fmt.Errorf("%w: machine %s has none", ErrNoPoint, machine)
+	}
+	byID := mine // an id means that point, whatever it lacks
+	if whole := wholeOf(mine, machine); len(whole) > 0 {
+		mine = whole
 	}
 	newest := mine[len(mine)-1]
 	switch word {
@@ -53,12 +59,68 @@ func Select(all []*vault.Point, machine, word string) (*vault.Point, error) {
 		}
 		return nil, fmt.Errorf("%w: the oldest point of machine %s is of %s, after %s", ErrNoPoint, machine, mine[0].Time.UTC().Format(time.RFC3339), word)
 	}
-	p, err := ByID(mine, word)
+	p, err := ByID(byID, word)
 	if err != nil && !errors.Is(err, errAmbiguous) {
 		return nil, fmt.Errorf("%w: %q is no id of a point of machine %s, no RFC 3339 time, and none of the words %s, %s, %s, %s, %s",
 			ErrNoPoint, word, machine, Latest, LatestProcessed, LatestApp, LatestMulti, LatestMultiApp)
 	}
 	return p, err
+}
+
+// Lacks returns the disks that a point of a machine was made without although an older
+// point has them. An agent that cannot read a disk goes on with the others, and its points
+// say so; such a point brings up a machine without that disk.
+func Lacks(all []*vault.Point, machine string, p *vault.Point) []string {
+	return lacks(Of(all, machine), machine, p)
+}
+
+// wholeOf returns the points that lack nothing.
+func wholeOf(mine []*vault.Point, machine string) []*vault.Point {
+	return slices.DeleteFunc(slices.Clone(mine), func(p *vault.Point) bool { return len(lacks(mine, machine, p)) > 0 })
+}
+
+func lacks(mine []*vault.Point, machine string, p *vault.Point) (out []string) {
+	m := member(p, machine)
+	if m == nil {
+		return nil
+	}
+	for _, d := range m.Disks {
+		for part := range strings.SplitSeq(d.Note, "; ") {
+			rest, ok := strings.CutPrefix(part, wire.NoteWithout)
+			if !ok {
+				continue
+			}
+			name, _, _ := strings.Cut(rest, ":")
+			older := func(q *vault.Point) bool {
+				k := member(q, machine)
+				return q.Time.Before(p.Time) && slices.ContainsFunc(k.Disks, func(d vault.PointDisk) bool { return d.Disk == name })
+			}
+			if !slices.Contains(out, name) && slices.ContainsFunc(mine, older) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+// about says what a choice is short of, empty if nothing: the disks that the point lacks,
+// or that newer ones do.
+func about(all []*vault.Point, machine string, p *vault.Point) string {
+	mine := Of(all, machine)
+	if d := lacks(mine, machine, p); len(d) > 0 {
+		return "it lacks disk " + strings.Join(d, ", ")
+	}
+	n, names := 0, []string{}
+	for _, q := range mine {
+		if d := lacks(mine, machine, q); q.Time.After(p.Time) && len(d) > 0 {
+			n, names = n+1, append(names, d...)
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("%d newer points lack disk %s", n, strings.Join(slices.Compact(names), ", "))
 }
 
 var errAmbiguous = errors.New("write more of its id")

@@ -2,11 +2,14 @@ package failover
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/streams/wire"
 )
 
 var allStates = []State{Validating, Opening, Booting, Probing, Alive, Failed, Interrupted, Cleaning, Cleaned}
@@ -122,5 +125,46 @@ func TestRequestValidate(t *testing.T) {
 		if r.Validate() == nil {
 			t.Errorf("a request with a bad %s is accepted: %+v", name, r)
 		}
+	}
+}
+
+// A machine whose agent lost a disk goes on with points without it: words and times choose
+// what is whole, an id may choose what is not, and both is said.
+func TestPointsThatLackADisk(t *testing.T) {
+	with := func(minute int, note string, disks ...string) *vault.Point {
+		p := point(fmt.Sprintf("p%d", minute), "db", "crash", minute, "db")
+		for _, d := range disks {
+			p.Machines[0].Disks = append(p.Machines[0].Disks, vault.PointDisk{Disk: d, Note: note})
+		}
+		return p
+	}
+	gone := wire.NoteWithout + "sdb: it cannot be read: input/output error; not frozen: swap"
+	all := []*vault.Point{
+		with(1, "", "sda", "sdb"),
+		with(2, gone, "sda"),
+		with(3, gone+"; "+wire.NoteWithout+"sdc: it is being brought up to date", "sda"),
+	}
+	for word, want := range map[string]string{"latest": "p1", "latest-processed": "p1", "2026-11-22T12:02:30Z": "p1", "p3": "p3", "p2": "p2"} {
+		if p, err := Select(all, "db", word); err != nil || p.ID != want {
+			t.Errorf("%s chooses %v, %v, want %s", word, p, err, want)
+		}
+	}
+	if d := Lacks(all, "db", all[2]); !slices.Equal(d, []string{"sdb"}) { // no point ever had sdc
+		t.Errorf("it lacks %v", d)
+	}
+	if s := about(all, "db", all[2]); s != "it lacks disk sdb" {
+		t.Error(s)
+	}
+	if s := about(all, "db", all[0]); s != "2 newer points lack disk sdb" {
+		t.Error(s)
+	}
+	// A disk that is new is in no older point: nothing better can be had.
+	fresh := []*vault.Point{with(1, "", "sda"), with(2, wire.NoteWithout+"sdb: it is being brought up to date", "sda")}
+	if p, err := Select(fresh, "db", "latest"); err != nil || p.ID != "p2" || about(fresh, "db", p) != "" {
+		t.Errorf("%v, %v, %q", p, err, about(fresh, "db", p))
+	}
+	// When the last whole point is gone, what is left is better than nothing.
+	if p, err := Select(all[1:], "db", "latest"); err != nil || p.ID != "p3" {
+		t.Errorf("%v, %v", p, err)
 	}
 }

@@ -12,6 +12,9 @@ type Fitness struct {
 	Point *vault.Point
 	Size  int64 // of all disks in bytes
 	Data  int64 // of that, what may not be zero
+	// Short says which disks the point lacks, or which newer points were passed over because
+	// they lack some; empty if nothing is to be said.
+	Short string
 }
 
 // Validate chooses the point of a request, opens its disks and asks the target, as a job
@@ -26,11 +29,11 @@ func (e *Engine) Validate(ctx context.Context, r Request) (*Fitness, error) {
 	if err != nil {
 		return f, err
 	}
-	p, m, err := e.choose(ctx, r)
+	p, m, short, err := e.choose(ctx, r)
 	if err != nil {
 		return f, err
 	}
-	f.Point = p
+	f.Point, f.Short = p, short
 	all, err := open(ctx, e.cfg.Vault, m)
 	if err != nil {
 		return f, err

@@ -269,6 +269,10 @@ const (
 	Critical Severity = "critical"
 )
 
+// NoteWithout begins, in the note of a disk's cut, the part that names a disk which the
+// machine's point was made without: "without disk NAME: why". Parts are separated by "; ".
+const NoteWithout = "without disk "
+
 // Event is something an operator may want to read afterwards.
 type Event struct {
 	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // for readers that use a msgpack library
