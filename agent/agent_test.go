@@ -236,6 +236,7 @@ func TestParseDisk(t *testing.T) {
 		"/dev/sda":        {"/dev/sda", "sda"},
 		"/dev/sda=system": {"/dev/sda", "system"},
 		"/a/b/my.img":     {"/a/b/my.img", "my-img"},
+		"system=/dev/sda": {"/dev/sda", "system"},
 	} {
 		if got, err := ParseDisk(in); err != nil || got != want {
 			t.Errorf("%s: %+v %v", in, got, err)

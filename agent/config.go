@@ -119,10 +119,14 @@ func (c Config) Validate() error {
 	return c.Apps.validate()
 }
 
-// ParseDisk reads PATH or PATH=NAME. Without a name the last part of the path is
+// ParseDisk reads PATH, PATH=NAME, or NAME=PATH as failback has it: names have no
+// slash. Without a name the last part of the path is
 // used, "." and other characters that a name cannot have replaced by "-".
 func ParseDisk(arg string) (DiskConfig, error) {
 	path, name, given := strings.Cut(arg, "=")
+	if given && !strings.Contains(path, "/") && strings.Contains(name, "/") {
+		path, name = name, path
+	}
 	if path == "" {
 		return DiskConfig{}, fmt.Errorf("disk %q has no path: use PATH or PATH=NAME", arg)
 	}

@@ -167,3 +167,22 @@ func TestFollow(t *testing.T) {
 		}
 	}
 }
+
+func TestNamedDisk(t *testing.T) {
+	for in, want := range map[string][2]string{
+		"sda=/dev/sdb":       {"sda", "/dev/sdb"},
+		"/dev/sdb=sda":       {"sda", "/dev/sdb"},
+		"sda=other:/x/y=z":   {"sda", "other:/x/y=z"},
+		"other:/x/y=z/i=sda": {"sda", "other:/x/y=z/i"},
+		"sda=disk.img":       {"sda", "disk.img"},
+	} {
+		if name, path, err := namedDisk(in); err != nil || name != want[0] || path != want[1] {
+			t.Errorf("%s: %q, %q, %v", in, name, path, err)
+		}
+	}
+	for _, in := range []string{"", "sda", "=x", "sda="} {
+		if name, path, err := namedDisk(in); err == nil {
+			t.Errorf("%q is taken as %q, %q", in, name, path)
+		}
+	}
+}

@@ -116,9 +116,9 @@ func (f *lifeFlags) fill(name string) (err error) {
 		return Usage("", "--quiesce and --max-loss belong to --planned")
 	}
 	for _, d := range f.home {
-		disk, path, ok := strings.Cut(d, "=")
-		if !ok || disk == "" || path == "" {
-			return Usage("", "--disk %q: write NAME=PATH", d)
+		disk, path, err := namedDisk(d)
+		if err != nil {
+			return err
 		}
 		if r.Home == nil {
 			r.Home = map[string]string{}
@@ -126,6 +126,18 @@ func (f *lifeFlags) fill(name string) (err error) {
 		r.Home[disk] = path
 	}
 	return nil
+}
+
+// namedDisk reads NAME=PATH, or PATH=NAME as leeward-agent has it: names have no slash.
+func namedDisk(arg string) (name, path string, err error) {
+	name, path, ok := strings.Cut(arg, "=")
+	if i := strings.LastIndexByte(arg, '='); ok && strings.Contains(name, "/") && !strings.Contains(arg[i:], "/") {
+		path, name = arg[:i], arg[i+1:]
+	}
+	if !ok || name == "" || path == "" {
+		return "", "", Usage("", "--disk %q: write NAME=PATH", arg)
+	}
+	return name, path, nil
 }
 
 func (a *app) validateCommand() *cobra.Command {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -153,9 +152,9 @@ func (a *app) homePoint(ctx context.Context, v *vault.Vault, f *masterFlags) (*v
 func (m *masters) openAll(ctx context.Context, a *app, v *vault.Vault, f *masterFlags, k *vault.PointMachine, bar *progress) error {
 	paths := map[string]string{}
 	for _, d := range f.disks {
-		name, path, ok := strings.Cut(d, "=")
-		if !ok || name == "" || path == "" {
-			return Usage("", "--disk %q: write NAME=PATH", d)
+		name, path, err := namedDisk(d)
+		if err != nil {
+			return err
 		}
 		paths[name] = path
 	}
