@@ -478,20 +478,24 @@ func TestPlanAndGroupFailOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.kill = true
-	run, err := w.s.RunPlan(w.as("ann"), api.RunRequest{ID: "r1", Plan: "site", Mode: plan.Failover})
-	if err != nil {
-		t.Fatal(err)
+	done := func(id, mode string) {
+		t.Helper()
+		run, err := w.s.RunPlan(w.as("ann"), api.RunRequest{ID: id, Plan: "site", Mode: mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.eventually("the plan is done", func() bool {
+			if over(w.gone) {
+				w.up()
+			}
+			r, err := w.s.Run(t.Context(), run.ID)
+			if err == nil && r.Over() && r.State != plan.RunDone {
+				t.Fatalf("the run is %s: %+v", r.State, r.Tasks)
+			}
+			return err == nil && r.State == plan.RunDone
+		})
 	}
-	w.eventually("the plan is done", func() bool {
-		if over(w.gone) {
-			w.up()
-		}
-		r, err := w.s.Run(t.Context(), run.ID)
-		if err == nil && r.Over() && r.State != plan.RunDone {
-			t.Fatalf("the run is %s: %+v", r.State, r.Tasks)
-		}
-		return err == nil && r.State == plan.RunDone
-	})
+	done("r1", plan.Failover)
 	if l := w.s.lives.get("web"); l.Phase != life.FailedOver || l.Point != "p1" || l.By != "ann" || l.Generation != 1 {
 		t.Errorf("life is %+v", l)
 	}
@@ -499,7 +503,31 @@ func TestPlanAndGroupFailOver(t *testing.T) {
 	if home := w.s.lives.atHome([]string{"db", "web"}); fmt.Sprint(home) != "[db]" {
 		t.Errorf("the group's next point is of %v", home)
 	}
-	w.ask(life.Cancel, order(), life.Protected)
+
+	// The same plan brings them home, once it says where their disks are.
+	if _, err := w.s.RunPlan(w.as("ann"), api.RunRequest{Plan: "site", Mode: plan.Failback}); api.AsError(err).Code != api.CodeUsage {
+		t.Errorf("a failback to nowhere: %v", err)
+	}
+	p.Stages[0].Machines[0].Home = map[string]string{"sda": "/dev/old"}
+	if _, err := w.s.ApplyPlan(w.as("ann"), p); err != nil {
+		t.Fatal(err)
+	}
+	early, err := w.s.RunPlan(w.as("ann"), api.RunRequest{ID: "r2", Plan: "site", Mode: plan.Failback})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("a machine that is not committed does not come home", func() bool {
+		r, err := w.s.Run(t.Context(), early.ID)
+		return err == nil && r.State == plan.RunFailed && strings.Contains(r.Error, "committed")
+	})
+	w.ask(life.Commit, order(), life.Committed)
+	w.kill = true
+	done("r3", plan.Failback)
+	w.kill = false
+	if l := w.s.lives.get("web"); l.Phase != life.Returned {
+		t.Errorf("life is %+v", l)
+	}
+	w.ask(life.Commit, order(), life.Protected)
 
 	if _, err := w.s.ChangeGroup(w.as("ann"), api.GroupChange{Group: "shop", Create: true, Add: []string{"web"}}); err != nil {
 		t.Fatal(err)

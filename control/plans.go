@@ -40,7 +40,7 @@ type activeRun struct {
 
 func newRuns(s *Service) *runs {
 	r := &runs{s: s, active: map[string]*activeRun{}}
-	r.bring = map[string]bringer{plan.Test: r.bringTest, plan.Failover: r.bringFailover}
+	r.bring = map[string]bringer{plan.Test: r.bringTest, plan.Failover: r.bringFailover, plan.Failback: r.bringFailback}
 	return r
 }
 
@@ -235,6 +235,38 @@ func (r *runs) bringFailover(ctx context.Context, run *plan.Run, m *plan.Machine
 	return "job " + l.Job, nil
 }
 
+// bringFailback brings a machine home, by way of re-protecting it if that is not done. A
+// machine that is home already is left; to commit is for people, as after a failover.
+func (r *runs) bringFailback(ctx context.Context, run *plan.Run, m *plan.Machine, _ []string) (string, error) {
+	ctx = api.WithActor(ctx, api.Actor{Name: run.By})
+	asked := map[life.Kind]bool{}
+	for {
+		l := r.s.lives.get(m.Machine)
+		kind := life.Kind("")
+		switch {
+		case l.Phase.Working():
+			if _, err := r.s.lives.watch(ctx, m.Machine, l.Attempt); err != nil {
+				return "", fmt.Errorf("machine %s: %w", m.Machine, err)
+			}
+			continue
+		case l.Phase == life.Returned:
+			return "home from point " + l.Point, nil
+		case l.Phase == life.Committed:
+			kind = life.Reprotect
+		case l.Phase == life.Ready:
+			kind = life.Failback
+		}
+		if kind == "" || asked[kind] {
+			return "", fmt.Errorf("machine %s is %s: %s", m.Machine, l.Phase, cmp.Or(l.Error, "only one that was failed over and committed can come home"))
+		}
+		asked[kind] = true
+		req := api.LifeRequest{Machine: m.Machine, Confirm: m.Machine, Order: life.Order{Home: m.Home}}
+		if _, err := r.s.AskLife(ctx, kind, req); err != nil {
+			return "", err
+		}
+	}
+}
+
 // Plans implements api.Manager.
 func (s *Service) Plans(ctx context.Context, _ api.Query) ([]api.Plan, error) {
 	if err := s.waitReady(ctx); err != nil {
@@ -299,6 +331,9 @@ func (s *Service) newRun(ctx context.Context, r api.RunRequest) (*plan.Run, erro
 		return nil, api.Errorf(api.CodeUsage, "", "%w", err)
 	}
 	run, err := plan.New(id, &e.Value, e.Version, cmp.Or(r.Mode, plan.Test), r.Point, api.ActorOf(ctx).Name, time.Now().UTC())
+	if err == nil {
+		err = e.Value.ReadyFor(run.Mode)
+	}
 	if err != nil {
 		return nil, api.Errorf(api.CodeUsage, "", "%w", err)
 	}

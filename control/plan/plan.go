@@ -48,6 +48,9 @@ type Machine struct {
 	Timeout policy.Duration `json:"timeout,omitempty" yaml:"timeout,omitempty"`
 	Retries int             `json:"retries,omitempty" yaml:"retries,omitempty"`
 	OnError string          `json:"on_error,omitempty" yaml:"on_error,omitempty"`
+	// Home says, for a run in mode failback, where each disk is to be written: its name, and
+	// a path on the host of control.
+	Home map[string]string `json:"home,omitempty" yaml:"home,omitempty"`
 }
 
 // Action is a step before or after the machines. It is exactly one of Script, HTTP
@@ -109,6 +112,21 @@ const (
 	DefaultBoot = 10 * time.Minute
 	maxTimeout  = 7 * 24 * time.Hour
 )
+
+// ReadyFor returns what a run in a mode lacks: a failback must know where disks are.
+func (p *Plan) ReadyFor(mode string) error {
+	if mode != Failback {
+		return nil
+	}
+	for _, s := range p.Stages {
+		for _, m := range s.Machines {
+			if len(m.Home) == 0 {
+				return fmt.Errorf("plan %s does not say where the disks of machine %s are at home: add home: {DISK: PATH}", p.Name, m.Machine)
+			}
+		}
+	}
+	return nil
+}
 
 // Parse reads a plan, strictly.
 func Parse(b []byte) (*Plan, error) {
@@ -182,6 +200,14 @@ func (c *check) stage(s *Stage, machines map[string]bool) {
 		machines[m.Machine] = true
 		if m.Port < 0 || m.Port > 65535 {
 			c.add("machine %s: port is %d", m.Machine, m.Port)
+		}
+		for disk, path := range m.Home {
+			if err := streams.ValidName("disk", disk); err != nil {
+				c.add("machine %s, home: %v", m.Machine, err)
+			}
+			if path == "" || len(path) > 4096 {
+				c.add("machine %s, home: the path of disk %s has %d bytes, want 1 to 4096", m.Machine, disk, len(path))
+			}
 		}
 		c.rules("machine "+m.Machine, m.Timeout, m.Retries, m.OnError)
 	}
