@@ -19,6 +19,11 @@ import (
 // when it is decided; until then it is delivered again, ever more rarely.
 const MarkersConsumer = "control-markers"
 
+// pullExpiry is for how long the server keeps a request for messages. It sends heartbeats
+// at half of that, and two that are missing make the client ask again: with the client's
+// own 30 s, control heard nothing for 30 s after the node that served it was cut off.
+const pullExpiry = 5 * time.Second
+
 // ReceiptsConsumer starts the names of the consumers of RECEIPTS.
 const ReceiptsConsumer = "control-receipts"
 
@@ -227,7 +232,7 @@ func (s *Service) consume(c jetstream.Consumer, fn func(jetstream.Msg)) error {
 			return
 		}
 		fn(m)
-	}, jetstream.PullMaxMessages(256), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	}, jetstream.PullMaxMessages(256), jetstream.PullExpiry(pullExpiry), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.log.Debug("consumer", "err", err) // the client recovers by itself; the bus logs lost connections
 	}))
 	if err != nil {
