@@ -2,14 +2,11 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
-	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
 	"github.com/leeward-dr/leeward/consumers/vault/store"
 )
 
@@ -57,11 +54,7 @@ func (v *Vault) putPin(ctx context.Context, pin, name string) error {
 	if err != nil {
 		return err
 	}
-	var salt [format.SaltSize]byte
-	rand.Read(salt[:]) // never fails
-	header := format.AppendPinHeader(nil, salt)
-	b := append(slices.Clone(header), record...)
-	b = v.pinBox(pin, salt).SealTail(b, len(header), seal.Pin, 0, header)
+	b := v.sealed(&pinForm, pin, record)
 	return v.st.Put(ctx, pin, b)
 }
 
@@ -118,22 +111,10 @@ func (v *Vault) Pins(ctx context.Context) ([]Pin, []error, error) {
 	return pins, bad, nil
 }
 
-func (v *Vault) pinBox(key string, salt [format.SaltSize]byte) *seal.Box {
-	return v.key.NewBox(salt[:], seal.NewPlace("leeward pin 1", v.id[:], []byte(key)))
-}
-
 func (v *Vault) openPin(ctx context.Context, key string) (*format.Pin, error) {
-	b, err := v.st.Get(ctx, key, 0, -1)
+	plain, err := v.unsealed(ctx, &pinForm, key)
 	if err != nil {
 		return nil, err
-	}
-	header, salt, sealed, err := format.SplitPin(b)
-	if err != nil {
-		return nil, damaged(key, err)
-	}
-	plain, err := v.pinBox(key, salt).Open(sealed, seal.Pin, 0, header)
-	if err != nil {
-		return nil, damaged(key, err)
 	}
 	p, err := format.DecodePin(plain)
 	return p, damaged(key, err)

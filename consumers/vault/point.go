@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
-	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
 	"github.com/leeward-dr/leeward/consumers/vault/store"
 )
 
@@ -42,11 +40,7 @@ func (v *Vault) storePoint(ctx context.Context, p *Point) error {
 		return fmt.Errorf("point %s of %s: %w: %w", p.ID, p.Group, ErrInvalid, err)
 	}
 	key := pointKey(p.Group, p.Time, p.ID)
-	var salt [format.SaltSize]byte
-	rand.Read(salt[:]) // never fails
-	header := format.AppendPointHeader(nil, salt)
-	b := append(slices.Clone(header), record...)
-	b = v.pointBox(key, salt).SealTail(b, len(header), seal.Point, 0, header)
+	b := v.sealed(&pointForm, key, record)
 	err = v.st.Put(ctx, key, b)
 	if errors.Is(err, ErrExists) {
 		return v.samePoint(ctx, key, pointRecord(p))
@@ -116,23 +110,11 @@ func (v *Vault) samePoint(ctx context.Context, key string, p *format.Point) erro
 	return nil
 }
 
-func (v *Vault) pointBox(key string, salt [format.SaltSize]byte) *seal.Box {
-	return v.key.NewBox(salt[:], seal.NewPlace("leeward point 1", v.id[:], []byte(key)))
-}
-
 // openPoint reads the record of the point at key.
 func (v *Vault) openPoint(ctx context.Context, key string) (*format.Point, error) {
-	b, err := v.st.Get(ctx, key, 0, -1)
+	plain, err := v.unsealed(ctx, &pointForm, key)
 	if err != nil {
 		return nil, err
-	}
-	header, salt, sealed, err := format.SplitPoint(b)
-	if err != nil {
-		return nil, damaged(key, err)
-	}
-	plain, err := v.pointBox(key, salt).Open(sealed, seal.Point, 0, header)
-	if err != nil {
-		return nil, damaged(key, err)
 	}
 	p, err := format.DecodePoint(plain)
 	if err == nil && pointKey(p.Group, time.Unix(0, p.Time), p.ID) != key {

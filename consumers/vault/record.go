@@ -2,14 +2,12 @@ package vault
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
-	"github.com/leeward-dr/leeward/consumers/vault/internal/seal"
 	"github.com/leeward-dr/leeward/consumers/vault/store"
 )
 
@@ -39,12 +37,8 @@ func (v *Vault) PutRecord(ctx context.Context, r *Record) error {
 	if err != nil {
 		return fmt.Errorf("put record %s %s: %w: %w", r.Kind, r.Name, ErrInvalid, err)
 	}
-	var salt [format.SaltSize]byte
-	rand.Read(salt[:]) // never fails
 	key := recordKey(r.Kind, r.Name, r.Version)
-	header := format.AppendRecordHeader(nil, salt)
-	b := append(slices.Clone(header), plain...)
-	b = v.recordBox(key, salt).SealTail(b, len(header), seal.Record, 0, header)
+	b := v.sealed(&recordForm, key, plain)
 	if err := v.st.Put(ctx, key, b); err != nil {
 		return fmt.Errorf("put record: %w", err)
 	}
@@ -126,22 +120,10 @@ func (v *Vault) recordKeys(ctx context.Context) (all [][]string, err error) {
 	return all, err
 }
 
-func (v *Vault) recordBox(key string, salt [format.SaltSize]byte) *seal.Box {
-	return v.key.NewBox(salt[:], seal.NewPlace("leeward record 1", v.id[:], []byte(key)))
-}
-
 func (v *Vault) openRecord(ctx context.Context, key string) (*format.Record, error) {
-	b, err := v.st.Get(ctx, key, 0, -1)
+	plain, err := v.unsealed(ctx, &recordForm, key)
 	if err != nil {
 		return nil, err
-	}
-	header, salt, sealed, err := format.SplitRecord(b)
-	if err != nil {
-		return nil, damaged(key, err)
-	}
-	plain, err := v.recordBox(key, salt).Open(sealed, seal.Record, 0, header)
-	if err != nil {
-		return nil, damaged(key, err)
 	}
 	r, err := format.DecodeRecord(plain)
 	return r, damaged(key, err)
