@@ -21,7 +21,7 @@ const MarkersConsumer = "control-markers"
 
 // pullExpiry is for how long the server keeps a request for messages. It sends heartbeats
 // at half of that, and two that are missing make the client ask again: with the client's
-// own 30 s, control heard nothing for 30 s after the node that served it was cut off.
+// own 30 s, that a node was cut off would be noticed after 30 s.
 const pullExpiry = 5 * time.Second
 
 // ReceiptsConsumer starts the names of the consumers of RECEIPTS.
