@@ -44,3 +44,11 @@ func FilesystemOf(string) (m Mount, ok bool, err error) { return Mount{}, false,
 
 // present cannot tell here.
 func (d *Disk) present() error { return nil }
+
+// Local is a disk that the machine has in it.
+type Local struct{ Name, Stable string }
+
+// Locals lists the machine's own disks; here they have to be named.
+func Locals() ([]Local, error) {
+	return nil, errors.New("the disks of this system cannot be listed: name them")
+}

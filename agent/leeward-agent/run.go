@@ -17,9 +17,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/leeward-dr/leeward/agent"
-	"github.com/leeward-dr/leeward/agent/capture"
-	"github.com/leeward-dr/leeward/agent/capture/scan"
-	"github.com/leeward-dr/leeward/agent/capture/trace"
 	"github.com/leeward-dr/leeward/agent/disk"
 	"github.com/leeward-dr/leeward/streams/bus"
 )
@@ -188,43 +185,4 @@ func logger(verbose, json bool) *slog.Logger {
 		return slog.New(slog.NewTextHandler(os.Stderr, o))
 	}
 	return slog.New(slog.NewJSONHandler(os.Stderr, o))
-}
-
-func driversCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "drivers PATH …",
-		Short: "Say which capture driver would protect a disk, and what it promises",
-		Args:  cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, paths []string) error {
-			for _, path := range paths {
-				if err := printDriver(path); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
-	}
-}
-
-func printDriver(path string) error {
-	d, err := disk.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	var src capture.Source
-	src, why := trace.New(d, trace.Options{})
-	if errors.Is(why, capture.ErrUnsupported) {
-		src, err = scan.New(d, scan.Options{}, nil)
-	} else {
-		err = why
-	}
-	if err != nil {
-		return err
-	}
-	fmt.Printf("%s\t%s\t%d bytes\t%s\n", path, src.Name(), d.Size(), src.Guarantee())
-	if why != nil {
-		fmt.Printf("%s\tnot trace: %v\n", path, why)
-	}
-	return nil
 }
