@@ -34,6 +34,8 @@ var mayImport = map[string][]string{
 	"embed":                  {"streams"},
 	"embed/appliance":        {"embed", "consumers", "control", "streams"},
 	"bench":                  {anything, "-control/cli"},
+	"control/cli":            {"streams", "consumers/vault", "consumers/mastertarget", "control", "deploy/systemd"},
+	"deploy/systemd":         {}, // texts only
 	".":                      {"embed", "consumers", "control", "streams"},
 }
 
@@ -60,6 +62,7 @@ var doors = map[string][]string{
 	"github.com/cilium/ebpf":             {"agent/capture/trace"},
 	"golang.org/x/crypto/ssh":            {"control/push"},
 	"golang.org/x/crypto/ssh/knownhosts": {"control/push"},
+	"github.com/pkg/sftp":                {"control/push"},
 }
 
 // testModules are never linked into a binary.

@@ -104,7 +104,7 @@ func (a *app) agentCommand() *cobra.Command {
 			})
 		}),
 	}
-	return noun("agent", "Agents and who was let in", ls, revoke)
+	return noun("agent", "Agents: on which hosts they are, and who was let in", append([]*cobra.Command{ls, revoke}, a.pushCommands()...)...)
 }
 
 func agentTable(w io.Writer, all []enrol.Agent) {

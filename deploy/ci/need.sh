@@ -16,6 +16,7 @@ table='
 test,demo,bench ; e2fsprogs            ; mkfs.ext4                              ; disks with ext4
 test,demo,bench ; util-linux           ; losetup                                ; loop devices
 test,bench      ; xfsprogs             ; mkfs.xfs                               ; disks with xfs
+test            ; sudo                 ; sudo                                   ; installing the agent on other hosts
 test            ; openssh-server       ; sshd                                   ; scripts of plans on other hosts
 test,bench      ; btrfs-progs          ; mkfs.btrfs                             ; disks with btrfs
 test,demo       ; fdisk                ; sfdisk                                 ; bootable disks
@@ -35,8 +36,8 @@ test,demo       ; ovmf                 ; /usr/share/OVMF/OVMF_CODE_4M.fd        
 test,demo       ; libnbd-bin           ; nbdinfo                                ; checking the NBD server with another client
 test,package    ; systemd              ; systemd-analyze                        ; checking the systemd units
 package         ; rpm                  ; rpm                                    ; installing the rpm packages
-package         ; iproute2             ; ip                                     ; a root to install packages into
-package         ; procps               ; pgrep                                  ; seeing that an install starts nothing
+test,package    ; iproute2             ; ip                                     ; a root to install packages into
+test,package    ; procps               ; pgrep                                  ; seeing that an install starts nothing
 race            ; gcc                  ; cc                                     ; the race detector
 race            ; libc6-dev            ; /usr/include/stdlib.h                  ; the race detector
 test,demo,bench ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
