@@ -59,6 +59,7 @@ var doors = map[string][]string{
 	"github.com/vmihailenco/msgpack/v5":  {"streams/wire", "consumers/vault/internal/format"},
 	"github.com/klauspost/reedsolomon":   {"consumers/vault/store/shard"},
 	"github.com/Azure/azure-sdk-for-go":  {"consumers/vault/store/azure", "control/target/azure"},
+	"github.com/ulikunitz/xz":            {"control/target/fixup"},
 	"github.com/cilium/ebpf":             {"agent/capture/trace"},
 	"golang.org/x/crypto/ssh":            {"control/push"},
 	"golang.org/x/crypto/ssh/knownhosts": {"control/push"},

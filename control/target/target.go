@@ -32,6 +32,14 @@ type Restorer interface {
 	Restore(ctx context.Context, dst io.WriterAt, progress Progress) error
 }
 
+// Verifier is a Disk that can say whether a copy of it is right.
+type Verifier interface {
+	Disk
+	// Verify reads what may hold data from src, which is as large as the disk, and fails
+	// unless it is as Digest promises.
+	Verify(ctx context.Context, src io.ReaderAt) error
+}
+
 // Machine is what to bring up.
 type Machine struct {
 	Name     string
@@ -60,6 +68,7 @@ type Result struct {
 	Screen     string        // file with a picture of the screen, "" if none
 	SerialLog  string        // file with what the machine said
 	PortOnHost int           // where Probe.Port can be reached, 0 if not
+	Fixups     []string      // what was changed on its disks so that it boots here
 }
 
 // Progress is told how far long work is, in bytes. It must be quick.
@@ -86,4 +95,11 @@ type Target interface {
 	// directory of a run that has ended, however, and with the same disks, it may go on
 	// from what that machine had put on its disks.
 	Start(ctx context.Context, m *Machine, dir string) (Running, error)
+}
+
+// Rehearser is a Target that may have to change a machine's disks before it boots.
+type Rehearser interface {
+	// Rehearse does so on overlays in dir, an empty directory, and nothing else. It returns
+	// what would be done, a line each, and an error if the machine could not be made fit.
+	Rehearse(ctx context.Context, m *Machine, dir string) ([]string, error)
 }
