@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/leeward-dr/leeward/control/failover"
+	"github.com/leeward-dr/leeward/control/target/fixup"
 )
 
 const keepName = "keep-machine"
@@ -19,6 +20,15 @@ func keeper() []string {
 		return nil
 	}
 	return []string{self, keepName}
+}
+
+// fixCommand is the program of the helper that looks into the disks of a machine that is
+// failed over: the first process of a virtual machine. It is not for people.
+func fixCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: failover.FixMachine, Hidden: true, Args: cobra.NoArgs, Short: "Fix a machine's disks, alone in a virtual machine",
+		RunE: func(*cobra.Command, []string) error { return fixup.Main() },
+	}
 }
 
 // keepCommand is what control starts for every machine that it brings up. It is not for

@@ -31,7 +31,7 @@ func run() int {
 	return cli.Main(ctx, cli.Options{
 		Args: os.Args[1:], In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv,
 		Version: v, Roles: []*cobra.Command{
-			appliance.Command(v.Version, keeper()...), appliance.ConfigCommand(), processCommand(), controlCommand(v.Version), natsCommand(), keepCommand(),
+			appliance.Command(v.Version, keeper()...), appliance.ConfigCommand(), processCommand(), controlCommand(v.Version), natsCommand(), keepCommand(), fixCommand(),
 		},
 	})
 }

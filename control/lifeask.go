@@ -16,6 +16,7 @@ import (
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/health"
 	"github.com/leeward-dr/leeward/control/life"
+	"github.com/leeward-dr/leeward/control/target/hydrate"
 )
 
 // Lives implements api.Lives.
@@ -261,13 +262,16 @@ func (s *Service) validate(ctx context.Context, m string, r api.LifeRequest, out
 		add("target", api.Bad, "", "%v", err)
 	} else if err == nil {
 		add("target", api.Fine, "", "%s takes it: the disks are whole, %d bytes, %d of them data", q.Target, f.Size, f.Data)
+		for _, fix := range f.Fixups {
+			add("fix-up", api.Fine, "", "%s", fix)
+		}
 	}
-	s.room(add, f)
+	s.room(add, f, q.Target == "qemu" && q.Options.Hydrate != failover.HydrateOff)
 	s.source(ctx, add, m, r, f.Point)
 }
 
 // room checks what the copy may write here.
-func (s *Service) room(add func(string, api.CheckResult, string, string, ...any), f *failover.Fitness) {
+func (s *Service) room(add func(string, api.CheckResult, string, string, ...any), f *failover.Fitness, copied bool) {
 	var fs syscall.Statfs_t
 	dir := filepath.Clean(s.cfg.Dir)
 	if err := syscall.Statfs(dir, &fs); err != nil {
@@ -282,6 +286,11 @@ func (s *Service) room(add func(string, api.CheckResult, string, string, ...any)
 		add("space", api.Doubtful, "make room in "+dir, "%d bytes are free: a machine that writes all of its %d bytes would fill them", free, f.Size)
 	default:
 		add("space", api.Fine, "", "%d bytes are free for what the machine will write, at most %d", free, f.Size)
+	}
+	if need := f.Data + hydrate.Reserve; copied && free < need {
+		add("copy", api.Doubtful, "make room in "+dir+", or leave the disks in the vault: --hydrate off",
+			"%d bytes are free: for all of the %d bytes of data to be copied here while %d stay free, %d are needed; the machine reads the rest from the vault",
+			free, f.Data, int64(hydrate.Reserve), need)
 	}
 }
 

@@ -46,7 +46,7 @@ func (a *app) failoverCommand() *cobra.Command {
 			})
 		}),
 	}
-	return noun("failover", "Bring machines up from recovery points", append([]*cobra.Command{a.testCommand(), cleanup}, a.lifeCommands()...)...)
+	return noun("failover", "Bring machines up from recovery points", append([]*cobra.Command{a.testCommand(), a.exportCommand(), cleanup}, a.lifeCommands()...)...)
 }
 
 func (a *app) testCommand() *cobra.Command {
@@ -65,10 +65,12 @@ func (a *app) testCommand() *cobra.Command {
 	fl.StringVar(&r.Target, "target", "qemu", "qemu or disk")
 	fl.StringVar(&r.Options.Out, "out", "", "disk: file to write (on the machine that does the work)")
 	fl.StringVar(&r.Options.Format, "format", "", "disk: raw, vhd, qcow2 or vmdk (default: raw)")
+	fl.BoolVar(&r.Options.Libvirt, "libvirt", false, "disk: write MACHINE.xml for virsh define beside the disks")
 	fl.IntVar(&r.Options.CPUs, "cpus", 0, "CPUs (default: the protected machine's, as many as there are)")
 	fl.StringVar(&f.memory, "memory", "", "memory, e.g. 512MiB (default: the protected machine's)")
 	fl.StringVar(&r.Options.Firmware, "firmware", "", "bios or uefi (default: the protected machine's)")
 	fl.StringVar(&r.Options.Hardware, "hardware", "", "qemu: compatible or virtio (default: compatible)")
+	fl.StringVar(&r.Options.Fixup, "fixup", "", "qemu: change the copy's disks so that it boots here: auto (with --hardware virtio), off or always (default: auto)")
 	fl.StringVar(&r.Options.Serial, "serial", "", "proof: a serial line that matches this regular expression")
 	fl.IntVar(&r.Options.Port, "port", 0, "proof: this TCP port of the guest accepts")
 	fl.StringVar(&r.Options.HTTP, "http", "", "proof: this path on --port answers 2xx")
@@ -79,6 +81,27 @@ func (a *app) testCommand() *cobra.Command {
 	fl.DurationVar(&f.wait, "wait", 0, "wait so long for the verdict, then exit 8 (0: for ever)")
 	fl.BoolVar(&f.exit, "probe-and-exit", false, "clean up as soon as the verdict is known")
 	fl.StringVar(&f.evidence, "evidence", "", "directory to copy serial.log, screen.png and result.json to")
+	f.vault.add(c)
+	return c
+}
+
+// exportCommand is test --target disk, for those who look for another word.
+func (a *app) exportCommand() *cobra.Command {
+	f := testFlags{exit: true, timeout: time.Minute}
+	c := &cobra.Command{
+		Use: "export MACHINE --out DIR", Short: "Write a machine's disks to files, and describe it for libvirt", Args: args("MACHINE"),
+		Long: "Write the disks of a machine at a recovery point to files, verified, where control runs, or with --vault\n" +
+			"here. --libvirt also writes MACHINE.xml: virsh define takes it.",
+		RunE: func(cmd *cobra.Command, args []string) error { return a.test(cmd.Context(), &f, args[0]) },
+	}
+	r, fl := &f.request, c.Flags()
+	r.Target = "disk"
+	fl.StringVar(&r.Point, "point", failover.Latest, "latest, latest-processed, latest-app, latest-multi, latest-multi-app, an RFC 3339 time, a point's id or name")
+	fl.StringVar(&r.Options.Out, "out", "", "folder or file to write")
+	fl.StringVar(&r.Options.Format, "format", "", "raw, vhd, qcow2 or vmdk (default: raw)")
+	fl.BoolVar(&r.Options.Libvirt, "libvirt", false, "write MACHINE.xml for virsh define beside the disks")
+	fl.StringVar(&r.Options.Hardware, "hardware", "", "what MACHINE.xml gives the machine: compatible or virtio (default: compatible)")
+	fl.StringVar(&r.ID, "request-id", "", "the same id twice is the same job")
 	f.vault.add(c)
 	return c
 }
@@ -146,8 +169,8 @@ func (f *testFlags) fill(machine string) error {
 	switch {
 	case r.Target == "disk" && r.Options.Out == "":
 		return Usage("", "the target disk needs --out FILE")
-	case r.Target != "disk" && (r.Options.Out != "" || r.Options.Format != ""):
-		return Usage("", "--out and --format belong to --target disk")
+	case r.Target != "disk" && (r.Options.Out != "" || r.Options.Format != "" || r.Options.Libvirt):
+		return Usage("", "--out, --format and --libvirt belong to --target disk")
 	case r.Target == "qemu" && r.Options.Serial == "" && r.Options.Port == 0:
 		return Usage("add --serial 'login:' or --port 22", "the target qemu needs a proof of life to wait for")
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/failover"
+	"github.com/leeward-dr/leeward/control/target/hydrate"
 )
 
 func (a *app) jobCommand() *cobra.Command {
@@ -91,6 +92,9 @@ func (a *app) printJob(j *failover.Job) error {
 			for _, e := range r.Evidence {
 				row(w, "evidence", e)
 			}
+			for _, f := range r.Fixups {
+				row(w, "fixed", f)
+			}
 			row(w, "times", fmt.Sprintf("first line %s, alive %s, RTO %s", seconds(r.FirstLineSeconds), seconds(r.BootSeconds), seconds(r.RTOSeconds)))
 			row(w, "read", fmt.Sprintf("%s by the guest, %s from the vault", size(r.GuestReadBytes), size(r.VaultReadBytes)))
 			if r.Screen != "" {
@@ -103,6 +107,9 @@ func (a *app) printJob(j *failover.Job) error {
 				row(w, "port", fmt.Sprintf("127.0.0.1:%d", r.PortOnHost))
 			}
 		}
+		if h := j.Hydration; h != nil {
+			row(w, "local copy", localCopy(h))
+		}
 		if j.Directory != "" {
 			row(w, "directory", j.Directory)
 		}
@@ -110,6 +117,18 @@ func (a *app) printJob(j *failover.Job) error {
 			row(w, string(s.State), stamp(s.At)+"  "+s.Detail)
 		}
 	})
+}
+
+// localCopy says how much of a machine's disks is where it runs.
+func localCopy(h *hydrate.Status) string {
+	if h.Whole {
+		return size(h.Done) + ", all of it, verified: the vault is not read any more"
+	}
+	s := fmt.Sprintf("%s of %s", size(h.Done), size(h.Total))
+	if h.Why != "" {
+		s += "; waits: " + h.Why
+	}
+	return s
 }
 
 // watcher returns a job when its revision is greater than after, or unchanged

@@ -16,6 +16,7 @@ import (
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/life"
+	"github.com/leeward-dr/leeward/control/target/hydrate"
 )
 
 // lifeFlags are what the commands that take a machine through its life have.
@@ -48,7 +49,13 @@ func (a *app) lifeCommands() []*cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(l, func(w io.Writer) { lifeDetail(w, l) })
+			var copied *hydrate.Status
+			if l.Job != "" && a.output == "table" {
+				if j, err := c.Job(ctx, l.Job); err == nil { // one that was cleaned tells nothing
+					copied = j.Hydration
+				}
+			}
+			return a.print(l, func(w io.Writer) { lifeDetail(w, l, copied) })
 		}),
 	}
 	return []*cobra.Command{
@@ -86,6 +93,8 @@ func (f *lifeFlags) add(c *cobra.Command) {
 	fl.StringVar(&f.memory, "memory", "", "memory, e.g. 512MiB (default: the protected machine's)")
 	fl.StringVar(&r.Options.Firmware, "firmware", "", "bios or uefi (default: the protected machine's)")
 	fl.StringVar(&r.Options.Hardware, "hardware", "", "qemu: compatible or virtio (default: compatible)")
+	fl.StringVar(&r.Options.Hydrate, "hydrate", "", "qemu: copy the disks here behind the machine: on or off (default: on)")
+	fl.StringVar(&r.Options.Fixup, "fixup", "", "qemu: change the copy's disks so that it boots here: auto (with --hardware virtio), off or always (default: auto)")
 	fl.StringVar(&r.Options.Network, "network", "", "open: it reaches what this host reaches; isolated: nothing (default: open)")
 	fl.StringVar(&r.Options.Serial, "serial", "", "proof: a serial line that matches this regular expression")
 	fl.IntVar(&r.Options.Port, "port", 0, "proof: this TCP port of the guest accepts")
@@ -281,7 +290,7 @@ func (a *app) live(ctx context.Context, c *api.Client, kind life.Kind, f *lifeFl
 	}
 	if err := a.print(items("leeward.lives.v1", all), func(w io.Writer) {
 		if len(all) == 1 {
-			lifeDetail(w, &all[0])
+			lifeDetail(w, &all[0], nil)
 			return
 		}
 		lifeTable(w, all)
@@ -348,7 +357,7 @@ var nextSteps = map[life.Phase]string{
 	life.Returned: "leeward failover commit, cancel", life.Disabled: "leeward machine enable",
 }
 
-func lifeDetail(w io.Writer, l *life.Life) {
+func lifeDetail(w io.Writer, l *life.Life, copied *hydrate.Status) {
 	row(w, "machine", l.Machine)
 	row(w, "phase", l.Phase)
 	if !l.Since.IsZero() {
@@ -362,6 +371,9 @@ func lifeDetail(w io.Writer, l *life.Life) {
 	}
 	if l.Job != "" {
 		row(w, "job", l.Job)
+	}
+	if copied != nil {
+		row(w, "local copy", localCopy(copied))
 	}
 	if l.Loss != nil {
 		row(w, "loss", fmt.Sprintf("%s changed on the source after the final point", size(*l.Loss)))

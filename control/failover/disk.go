@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -34,6 +35,35 @@ func (d Disk) Restore(ctx context.Context, dst io.WriterAt, progress target.Prog
 	}
 	_, err := d.Reader.Restore(ctx, dst, o)
 	return err
+}
+
+// Verify implements target.Verifier. What lies outside the extents is zeros in a copy.
+func (d Disk) Verify(ctx context.Context, src io.ReaderAt) error {
+	var got vault.Digest
+	var err error
+	buf := make([]byte, 256*target.BlockSize)
+	d.Extents(func(off, length int64) bool { // whole blocks, but for the disk's last
+		for end := off + length; off < end && err == nil; off += int64(len(buf)) {
+			n := min(int64(len(buf)), end-off)
+			if _, rerr := src.ReadAt(buf[:n], off); rerr != nil && !errors.Is(rerr, io.EOF) {
+				err = rerr
+				break
+			}
+			clear(buf[n:])
+			for at := int64(0); at < n; at += target.BlockSize {
+				got.Replace(uint64((off+at)/target.BlockSize), vault.Sum{}, vault.SumOf(buf[at:at+target.BlockSize]))
+			}
+			err = ctx.Err()
+		}
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	if got != d.promise {
+		return fmt.Errorf("it has digest %x, the recovery point promises %x", got[:8], d.promise[:8])
+	}
+	return nil
 }
 
 // Data returns how many bytes of the disk may hold data; the rest is zero.

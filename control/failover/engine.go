@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -91,6 +92,12 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, files: files{cfg.Dir}, jobs: map[string]*live{}, changed: make(chan struct{})}
 	e.base, e.cancel = context.WithCancel(context.Background())
+	left, _ := filepath.Glob(filepath.Join(cfg.Dir, rehearsals+"*")) // of a process that was killed
+	for _, d := range left {
+		if err := os.RemoveAll(d); err != nil {
+			return nil, fmt.Errorf("remove what a rehearsal left: %w", err)
+		}
+	}
 	jobs, past, damaged, err := e.files.load()
 	if err != nil {
 		return nil, err
@@ -182,6 +189,7 @@ func (e *Engine) Test(r Request) (Job, error) {
 // see to. The machine is kept when the engine stops, if keepers keep machines.
 func (e *Engine) Failover(r Request) (Job, error) {
 	r.Options.Network = cmp.Or(r.Options.Network, Open)
+	r.Options.Hydrate = cmp.Or(r.Options.Hydrate, HydrateOn)
 	return e.start(RealFailover, r)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/reverse"
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/hydrate"
 	"github.com/leeward-dr/leeward/control/target/keeper"
 	"github.com/leeward-dr/leeward/control/target/overlay"
 	"github.com/leeward-dr/leeward/streams/bus"
@@ -45,6 +46,8 @@ type Protected struct {
 	On    bool   `json:"on"`    // it is published
 	Off   bool   `json:"off"`   // the guest was ended by DoFinal
 	Ended string `json:"ended"` // why publishing ended by itself, "" if it did not
+
+	Hydration *hydrate.Status `json:"hydration,omitempty"` // nil: the disks stay in the vault
 }
 
 // Copy returns the machine that a job keeps. It wraps keeper.ErrGone if there is none, or
@@ -215,7 +218,7 @@ func (l *led) Do(ctx context.Context, what string, in json.RawMessage) (json.Raw
 }
 
 func (l *led) tell() *Protected {
-	p := &Protected{Off: l.off}
+	p := &Protected{Off: l.off, Hydration: hydration(l.running)}
 	if x := l.exporting; x != nil {
 		p.On, p.Status = true, x.e.Status()
 		select {
@@ -296,8 +299,30 @@ func (l *led) final(ctx context.Context) error {
 		}
 		l.off = true
 	}
+	if err := l.unfix(ctx); err != nil {
+		return err
+	}
 	_, err := l.exporting.e.Final(ctx)
 	return err
+}
+
+// unfix takes back what the machine's disks were changed for the hardware here: it must not
+// go home with them. The guest is off.
+func (l *led) unfix(ctx context.Context) error {
+	u, ok := l.running.(interface {
+		Unfix(ctx context.Context) (done []string, err error)
+	})
+	if !ok {
+		return nil
+	}
+	done, err := u.Unfix(ctx)
+	if err != nil {
+		return fmt.Errorf("the machine would go home with what was changed for this hardware: %w", err)
+	}
+	for _, d := range done {
+		l.log.Info("taken back before the machine goes home", "machine", l.machine.Name, "what", d)
+	}
+	return nil
 }
 
 // again starts the guest from what it had written, and publishes it as before.

@@ -2,9 +2,12 @@ package failover
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/hydrate"
+	"github.com/leeward-dr/leeward/control/target/qemu"
 	"github.com/leeward-dr/leeward/streams"
 )
 
@@ -18,6 +21,12 @@ const (
 const (
 	Isolated = "isolated" // reaches nothing; only the port of its proof can be reached, from the host
 	Open     = "open"     // reaches what the host reaches
+)
+
+// Whether a machine's disks are copied to where it runs, see package hydrate.
+const (
+	HydrateOn  = "on"
+	HydrateOff = "off"
 )
 
 // Request asks for a machine to be brought up.
@@ -36,12 +45,15 @@ type Options struct {
 	MemoryBytes  int64  `json:"memory_bytes,omitempty"`
 	Firmware     string `json:"firmware,omitempty"` // "bios" or "uefi"
 	Hardware     string `json:"hardware,omitempty"` // qemu: "compatible" or "virtio"
+	Fixup        string `json:"fixup,omitempty"`    // qemu: auto (default), off or always, see qemu.Fixup
 	Serial       string `json:"serial,omitempty"`   // see target.Probe
 	Port         int    `json:"port,omitempty"`
 	HTTP         string `json:"http,omitempty"`
 	TimeoutSecs  int    `json:"timeout_seconds,omitempty"` // of the probe; 0: 5 minutes
 	Out          string `json:"out,omitempty"`             // disk: file or directory to write
 	Format       string `json:"format,omitempty"`          // disk: raw, vhd, qcow2 or vmdk
+	Hydrate      string `json:"hydrate,omitempty"`         // qemu: copy the disks here behind the machine: on (default of a failover) or off (of a test)
+	Libvirt      bool   `json:"libvirt,omitempty"`         // disk: describe the machine for libvirt beside its disks
 	KeepEvidence bool   `json:"keep_evidence,omitempty"`   // keep what the probe saw in the history
 	Network      string `json:"network,omitempty"`         // isolated or open; a test is always isolated, a failover open unless told otherwise
 }
@@ -73,6 +85,10 @@ func (r Request) Validate() error {
 		return fmt.Errorf("%d bytes of memory", o.MemoryBytes)
 	case o.Firmware != "" && o.Firmware != "bios" && o.Firmware != "uefi":
 		return fmt.Errorf("firmware %q: use bios or uefi", o.Firmware)
+	case o.Hydrate != "" && o.Hydrate != HydrateOn && o.Hydrate != HydrateOff:
+		return fmt.Errorf("hydrate %q: use on or off", o.Hydrate)
+	case o.Fixup != "" && !slices.Contains([]string{string(qemu.FixupAuto), string(qemu.FixupOff), string(qemu.FixupAlways)}, o.Fixup):
+		return fmt.Errorf("fix-ups %q: use auto, off or always", o.Fixup)
 	case o.Port < 0 || o.Port > 65535:
 		return fmt.Errorf("port %d: use 1 to 65535", o.Port)
 	case o.Network != "" && o.Network != Isolated && o.Network != Open:
@@ -105,7 +121,10 @@ type Job struct {
 	Error       string    `json:"error,omitempty"`
 	Code        string    `json:"code,omitempty"` // of the error: not_found, refused or failed
 	Result      *Result   `json:"result,omitempty"`
-	Directory   string    `json:"directory,omitempty"` // everything the job leaves; empty when cleaned
+	// Hydration says how much of the disks is where the machine runs; nil if they stay in the
+	// vault.
+	Hydration *hydrate.Status `json:"hydration,omitempty"`
+	Directory string          `json:"directory,omitempty"` // everything the job leaves; empty when cleaned
 }
 
 // Stage is one state that a job went through.
@@ -134,12 +153,13 @@ type Result struct {
 	Screen           string   `json:"screen,omitempty"`
 	SerialLog        string   `json:"serial_log,omitempty"`
 	PortOnHost       int      `json:"port_on_host,omitempty"`
+	Fixups           []string `json:"fixups,omitempty"` // what was changed on the copy's disks so that it boots here
 }
 
 func resultOf(r *target.Result) *Result {
 	return &Result{
 		Alive: r.Alive, Evidence: r.Evidence, FirstLineSeconds: r.FirstLine.Seconds(), BootSeconds: r.Boot.Seconds(),
-		GuestReadBytes: r.BytesRead, Screen: r.Screen, SerialLog: r.SerialLog, PortOnHost: r.PortOnHost,
+		GuestReadBytes: r.BytesRead, Screen: r.Screen, SerialLog: r.SerialLog, PortOnHost: r.PortOnHost, Fixups: r.Fixups,
 	}
 }
 
@@ -172,6 +192,10 @@ func (j *Job) clone() Job {
 		r := *j.Result
 		c.Result = &r
 	}
+	if j.Hydration != nil {
+		h := *j.Hydration
+		c.Hydration = &h
+	}
 	return c
 }
 
@@ -179,7 +203,7 @@ func (j *Job) clone() Job {
 // ended, nothing of the guest unless the operator asked.
 func (j *Job) History() Job {
 	c := j.clone()
-	c.Directory, c.Progress = "", nil
+	c.Directory, c.Progress, c.Hydration = "", nil, nil
 	if c.Result != nil {
 		c.Result.Screen, c.Result.SerialLog, c.Result.PortOnHost = "", "", 0
 		if !j.Request.Options.KeepEvidence {

@@ -77,6 +77,14 @@ func (k Keeper) Keep(make func(Request, target.Progress) (target.Target, error))
 // Adopt takes over a machine that an earlier process had started; see Config.
 func (k Keeper) Adopt(dir string) (target.Running, error) { return keeper.Adopt(dir) }
 
+// Rehearse implements target.Rehearser: what is thrown away needs no keeper.
+func (t kept) Rehearse(ctx context.Context, m *target.Machine, dir string) ([]string, error) {
+	if r, ok := t.Target.(target.Rehearser); ok {
+		return r.Rehearse(ctx, m, dir)
+	}
+	return nil, nil
+}
+
 // Start implements target.Target.
 func (t kept) Start(ctx context.Context, m *target.Machine, dir string) (target.Running, error) {
 	spec := keptSpec{Vault: t.k.Vault, KeyFile: t.k.KeyFile, Request: t.r, Machine: keptBody{m.Name, m.CPUs, m.Memory, m.Firmware}}

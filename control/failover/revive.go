@@ -38,7 +38,10 @@ func (e *Engine) guard(ctx context.Context, l *live) {
 		if _, kept := l.running.(*keeper.Machine); !kept || l.job.Kind != RealFailover {
 			return
 		}
-		if err := l.running.Wait(ctx); ctx.Err() != nil || !errors.Is(err, keeper.ErrGone) || !e.revivable(&l.job) {
+		hush := e.watchHydration(ctx, l)
+		err := l.running.Wait(ctx)
+		hush()
+		if ctx.Err() != nil || !errors.Is(err, keeper.ErrGone) || !e.revivable(&l.job) {
 			return
 		}
 		if !e.revive(ctx, l) {

@@ -2,9 +2,12 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control/target"
 )
 
 // Fitness is what can be said of a request before anything is done.
@@ -15,6 +18,9 @@ type Fitness struct {
 	// Short says which disks the point lacks, or which newer points were passed over because
 	// they lack some; empty if nothing is to be said.
 	Short string
+	// Fixups says what would be changed on the copy's disks so that it boots there, and what
+	// would be left alone.
+	Fixups []string
 }
 
 // Validate chooses the point of a request, opens its disks and asks the target, as a job
@@ -46,5 +52,25 @@ func (e *Engine) Validate(ctx context.Context, r Request) (*Fitness, error) {
 	if err := t.Validate(ctx, machine(m, all, r.Options)); err != nil {
 		return f, fmt.Errorf("target %s cannot bring up %s: %w", t.Name(), r.Machine, refused{err})
 	}
+	if f.Fixups, err = e.rehearse(ctx, t, machine(m, all, r.Options)); err != nil {
+		return f, fmt.Errorf("target %s cannot bring up %s: %w", t.Name(), r.Machine, refused{err})
+	}
 	return f, nil
+}
+
+// rehearsals begins the names of folders that are thrown away again.
+const rehearsals = ".rehearsal-"
+
+// rehearse lets a target that changes disks before it boots do so where nothing of it stays.
+func (e *Engine) rehearse(ctx context.Context, t target.Target, m *target.Machine) (said []string, err error) {
+	r, ok := t.(target.Rehearser)
+	if !ok {
+		return nil, nil
+	}
+	dir, err := os.MkdirTemp(e.cfg.Dir, rehearsals+"*")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory to rehearse in: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	return r.Rehearse(ctx, m, dir)
 }

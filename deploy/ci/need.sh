@@ -43,6 +43,8 @@ race            ; libc6-dev            ; /usr/include/stdlib.h                  
 test,demo,bench ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
 test            ; mariadb-server-core  ; mariadbd                               ; points of MariaDB
 test            ; mariadb-client-core  ; mariadb                                ; points of MariaDB
+test            ; libvirt0             ; /usr/share/libvirt/schemas/domain.rng  ; checking what is written for libvirt
+test            ; libxml2-utils        ; xmllint                                ; checking what is written for libvirt
 test            ; nodejs               ; node                                   ; Azurite, the emulator of Azure
 test            ; npm                  ; azurite_or_npm                         ; Azurite, the emulator of Azure
 demo,bench      ; postgresql-contrib   ; /usr/lib/postgresql/*/bin/pgbench      ; the load on the database

@@ -20,7 +20,9 @@
 # --kernel  generic (default): drivers for physical machines too (AHCI, e1000e);
 #           cloud: smaller, only virtual machines' drivers.
 # --hw      sata: an initramfs with no driver but those for SATA and IDE, like that
-#           of a server which only ever saw its own hardware.
+#           of a server which only ever saw its own hardware; its fstab and its boot
+#           loader call the root /dev/sdaN, and no console is on ttyS0. What its
+#           initramfs loads is named in conf/modules, as in one of Debian's.
 #
 # Needs no root, no loop device and no mount. Unpacked kernels are kept in
 # ${XDG_CACHE_HOME:-~/.cache}/leeward. OUT appears only when it is complete.
@@ -208,16 +210,14 @@ initramfs() {
 	local dir=$tmp/initramfs drivers=$boot_drivers
 	case $hw in
 	any) drivers="$drivers $all_drivers" ;;
-	sata) ;;
-	*) fail "--hw $hw: any or sata" ;;
 	esac
-	mkdir -p "$dir"/{bin,dev,proc,sys,root}
+	mkdir -p "$dir"/{bin,conf,dev,proc,sys,root}
+	printf '%s\n' $drivers >"$dir/conf/modules"
 	cp /bin/busybox "$dir/bin/"
 	modules "$kdir" "$dir" $drivers
 	{
-		echo '#!/bin/busybox sh'
-		echo "drivers='$drivers'"
 		cat <<'SH'
+#!/bin/busybox sh
 /bin/busybox --install -s /bin
 PATH=/bin
 mount -t devtmpfs none /dev
@@ -228,10 +228,10 @@ give_up() {
 	sleep 1
 	poweroff -f
 }
-for d in $drivers; do modprobe -q "$d"; done 2>/dev/null
+for d in $(cat /conf/modules); do modprobe -q "$d"; done 2>/dev/null
 want=$(sed 's/.*root=\([^ ]*\).*/\1/' /proc/cmdline)
-tries=100
-until dev=$(findfs "$want" 2>/dev/null); do
+tries=60
+until dev=$(findfs "$want" 2>/dev/null) && [ -b "$dev" ]; do
 	tries=$((tries - 1))
 	[ $tries -gt 0 ] || give_up "no root device $want"
 	usleep 100000
@@ -252,23 +252,24 @@ script() { # script FILE: standard input becomes an executable shell script
 	chmod +x "$1"
 }
 
-rootfs() {
+rootfs() { # rootfs DIR ROOT CONSOLES
 	local dir=$1 applet
 	mkdir -p "$dir"/{bin,sbin,boot/grub,dev,proc,sys,run,tmp,root,etc/acpi/PWRF,var/lib/heartbeat}
 	cp /bin/busybox "$dir/bin/"
 	for applet in $(busybox --list); do [ "$applet" = busybox ] || ln -s busybox "$dir/bin/$applet"; done
 	ln -s ../bin/busybox "$dir/sbin/init"
-	modules "$kdir" "$dir" $later_drivers virtio_pci
+	modules "$kdir" "$dir" $boot_drivers $all_drivers $later_drivers # as on a server: all there are
 	cp "$kdir/vmlinuz" "$dir/boot/vmlinuz"
 	initramfs "$dir/boot/initrd"
 	echo tiny >"$dir/etc/hostname"
 	echo "$later_drivers" >"$dir/etc/drivers"
+	echo "$2 / ext4 defaults 0 1" >"$dir/etc/fstab"
 	echo 'root::0:0:root:/root:/bin/sh' >"$dir/etc/passwd"
 	echo 'root:x:0:' >"$dir/etc/group"
 	cat >"$dir/boot/grub/grub.cfg" <<CFG
 serial --unit=0 --speed=115200
 terminal_output serial
-linux /boot/vmlinuz root=UUID=$uuid console=tty0 console=ttyS0,115200 quiet nokaslr mitigations=off no_timer_check random.trust_cpu=on panic=5
+linux /boot/vmlinuz root=$2 $3 quiet nokaslr mitigations=off no_timer_check random.trust_cpu=on panic=5
 initrd /boot/initrd
 boot
 CFG
@@ -365,7 +366,11 @@ build_tiny() {
 	[ $efi = yes ] || root=$esp
 	[ $((total - root)) -ge 81920 ] || fail "--size ${size:-64}: tiny needs 48 MiB or more"
 	kernel
-	rootfs "$tmp/root"
+	case $hw in
+	any) rootfs "$tmp/root" "UUID=$uuid" 'console=tty0 console=ttyS0,115200' ;;
+	sata) rootfs "$tmp/root" "/dev/sda$([ $efi = yes ] && echo 3 || echo 2)" '' ;;
+	*) fail "--hw $hw: any or sata" ;;
+	esac
 	truncate -s $((total * 512)) "$img"
 	{
 		echo 'label: gpt'

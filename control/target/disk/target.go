@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/libvirt"
 )
 
 // Target writes the disks of machines instead of starting them. It is a target.Target
@@ -101,6 +102,47 @@ func (t *Target) write(ctx context.Context, m *target.Machine, w *written) error
 		}
 		w.evidence = append(w.evidence, fmt.Sprintf("disk %s: %d bytes as %s in %s, verified", d.Name(), d.Size(), cmp.Or(t.o.Format, Raw), path))
 	}
+	if t.o.Libvirt {
+		return t.describe(m, w)
+	}
+	return nil
+}
+
+// describe writes what libvirt needs to know of the machine. It replaces what is there: it
+// is of these disks.
+func (t *Target) describe(m *target.Machine, w *written) error {
+	var where []libvirt.Disk
+	paths := t.paths(m)
+	for _, p := range paths {
+		full, err := filepath.Abs(p)
+		if err != nil {
+			return err
+		}
+		d := libvirt.Disk{File: full, Format: string(t.o.Format)}
+		if t.o.Format == VHD {
+			d.Format = "vpc"
+		}
+		if st, err := os.Stat(p); err == nil {
+			d.Block = st.Mode()&os.ModeDevice != 0
+		}
+		where = append(where, d)
+	}
+	b, err := libvirt.Domain(m, where, libvirt.Options{Virtio: t.o.Virtio})
+	if err != nil {
+		return err
+	}
+	dir := t.out
+	if paths[0] == t.out {
+		if where[0].Block {
+			return fmt.Errorf("there is no folder for %s.xml beside a block device: write to a folder", m.Name)
+		}
+		dir = filepath.Dir(t.out)
+	}
+	file := filepath.Join(dir, m.Name+".xml")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return err
+	}
+	w.evidence = append(w.evidence, "libvirt: virsh define "+file)
 	return nil
 }
 

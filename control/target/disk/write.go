@@ -32,6 +32,9 @@ type Options struct {
 	Force    bool            // replace a file; overwrite a device that holds data
 	ReadBack bool            // read and compare what was written, whatever the format
 	Progress target.Progress // may be nil
+	// Libvirt has a Target also describe the machine for libvirt, in MACHINE.xml beside its
+	// disks; Virtio is the hardware to describe.
+	Libvirt, Virtio bool
 }
 
 // check completes o.

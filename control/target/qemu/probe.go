@@ -91,7 +91,7 @@ type lastError struct{ error }
 // result puts together what was seen.
 func (r *Run) result(ctx context.Context, p *target.Probe, checks []*check) *target.Result {
 	res := &target.Result{
-		Alive: true, FirstLine: r.serial.firstLine(), SerialLog: filepath.Join(r.dir, serialFile),
+		Alive: true, FirstLine: r.serial.firstLine(), SerialLog: filepath.Join(r.dir, serialFile), Fixups: r.fixed.Changes,
 	}
 	for _, c := range checks {
 		res.Alive = res.Alive && c.alive

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/fixup"
+	"github.com/leeward-dr/leeward/control/target/hydrate"
 	"github.com/leeward-dr/leeward/control/target/nbd"
 	"github.com/leeward-dr/leeward/control/target/overlay"
 )
@@ -26,6 +28,12 @@ type Run struct {
 	proc     *process
 	mon      *monitor
 	serial   *serial
+
+	copies  []*hydrate.Copy // of the disks, if they are copied
+	copying func()          // ends that; nil if it goes not on
+	helper  helper
+	disks   []string     // names
+	fixed   fixup.Report // what was done to the disks
 
 	stopNBD func() error
 	wg      sync.WaitGroup // serial reader, watcher
@@ -79,11 +87,7 @@ func (t *Target) Start(ctx context.Context, m *target.Machine, dir string) (targ
 
 // start brings m up with a; why says why that is not KVM.
 func (t *Target) start(ctx context.Context, m *target.Machine, dir string, a accel, why string) (*Run, error) {
-	r := &Run{
-		cfg: t.cfg, dir: dir, start: time.Now(), log: t.cfg.Log.With("machine", m.Name),
-		hostPort: make(map[int]int), poke: make(chan struct{}, 1), over: make(chan struct{}),
-	}
-	r.serial = newSerial(r.start)
+	r := t.newRun(m, dir, a)
 	if !a.kvm {
 		r.log.Info("no KVM: the guest is emulated and slow", "reason", why)
 	}
@@ -93,12 +97,25 @@ func (t *Target) start(ctx context.Context, m *target.Machine, dir string, a acc
 	return r, nil
 }
 
+func (t *Target) newRun(m *target.Machine, dir string, a accel) *Run {
+	r := &Run{
+		cfg: t.cfg, dir: dir, start: time.Now(), log: t.cfg.Log.With("machine", m.Name), disks: names(m.Disks),
+		hostPort: make(map[int]int), poke: make(chan struct{}, 1), over: make(chan struct{}),
+	}
+	r.serial = newSerial(r.start)
+	r.helper = helper{cfg: t.cfg, accel: a, dir: dir, log: r.log}
+	return r
+}
+
 func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine, a accel) error {
 	p, err := t.plan(m, a, r.dir)
 	if err != nil {
 		return err
 	}
-	if err := r.export(m.Disks); err != nil {
+	if err := r.export(m.Disks, t.cfg.Hydrate); err != nil {
+		return err
+	}
+	if err := r.fix(ctx, t, m); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(filepath.Join(r.dir, serialFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -125,15 +142,25 @@ func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine, a accel
 			return err
 		}
 	}
+	r.hydrate()
 	return nil
 }
 
 // export serves the disks through overlays: those of an earlier run in this directory, with
-// all that its guest had flushed, or new ones.
-func (r *Run) export(disks []target.Disk) error {
+// all that its guest had flushed, or new ones. With copied they are over copies, see hydrate.
+func (r *Run) export(disks []target.Disk, copied bool) error {
 	var configs []nbd.Config
 	for i, d := range disks {
-		o, err := overlay.Open(d, filepath.Join(r.dir, exportName(i)+".overlay"))
+		var base overlay.Base = d
+		if copied {
+			c, err := hydrate.Open(d, filepath.Join(r.dir, exportName(i)+".copy"))
+			if err != nil {
+				return fmt.Errorf("disk %s: %w", d.Name(), err)
+			}
+			r.copies = append(r.copies, c)
+			base = c
+		}
+		o, err := overlay.Open(base, filepath.Join(r.dir, exportName(i)+".overlay"))
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name(), err)
 		}
@@ -348,12 +375,18 @@ func (r *Run) release() error {
 		}
 		r.wg.Wait()
 	}
+	if r.copying != nil {
+		r.copying()
+	}
 	var errs []error
 	if r.stopNBD != nil {
 		errs = append(errs, r.stopNBD())
 	}
 	for _, o := range r.overlays {
 		errs = append(errs, o.Close())
+	}
+	for _, c := range r.copies {
+		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
 }

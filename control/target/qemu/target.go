@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/fixup"
 )
 
 // Hardware is the kind of disk controller and network card a guest gets.
@@ -40,7 +41,11 @@ type Config struct {
 	MaxMemory int64
 	// PowerOff is how long Stop waits for the guest to power off; default 30 s.
 	PowerOff time.Duration
-	Log      *slog.Logger // may be nil
+	// Hydrate copies the disks here while the guest runs, see package hydrate.
+	Hydrate bool
+	Fixup   Fixup        // default FixupOff
+	Helper  Helper       // for what Fixup says
+	Log     *slog.Logger // may be nil
 }
 
 // Target is target.Target on this host.
@@ -56,6 +61,9 @@ func New(cfg Config) *Target {
 	}
 	if cfg.Hardware == "" {
 		cfg.Hardware = Compatible
+	}
+	if cfg.Fixup == "" {
+		cfg.Fixup = FixupOff
 	}
 	if cfg.PowerOff == 0 {
 		cfg.PowerOff = 30 * time.Second
@@ -82,6 +90,14 @@ func (t *Target) Validate(_ context.Context, m *target.Machine) error {
 	}
 	if t.cfg.Hardware != Compatible && t.cfg.Hardware != Virtio {
 		return fmt.Errorf("hardware %q is neither %s nor %s", t.cfg.Hardware, Compatible, Virtio)
+	}
+	if t.cfg.Fixup != FixupOff && t.cfg.Fixup != FixupAuto && t.cfg.Fixup != FixupAlways {
+		return fmt.Errorf("fix-ups %q are none of %s, %s and %s", t.cfg.Fixup, FixupAuto, FixupOff, FixupAlways)
+	}
+	if t.fixSpec(m) != nil {
+		if _, err := fixup.FindKernel(t.cfg.Helper.Kernel); err != nil {
+			return fmt.Errorf("%w; or use hardware compatible, or fix-ups off if the machine has the drivers", err)
+		}
 	}
 	if _, err := exec.LookPath(t.cfg.Binary); err != nil {
 		return fmt.Errorf("%s not found: apt-get install qemu-system-x86", t.cfg.Binary)

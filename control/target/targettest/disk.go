@@ -174,6 +174,23 @@ func (d *Disk) Restore(ctx context.Context, dst io.WriterAt, progress target.Pro
 	return nil
 }
 
+// Verify fails unless src has the digest.
+func (d *Disk) Verify(ctx context.Context, src io.ReaderAt) error {
+	h := new(hash)
+	buf := make([]byte, target.BlockSize)
+	for off := int64(0); off < d.size; off += target.BlockSize {
+		clear(buf)
+		if _, err := src.ReadAt(buf[:min(target.BlockSize, d.size-off)], off); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		h.block(off/target.BlockSize, buf)
+	}
+	if h.sum != d.digest {
+		return fmt.Errorf("disk %s: the copy has not the digest that was promised", d.name)
+	}
+	return ctx.Err()
+}
+
 func zero(b []byte) bool {
 	for _, c := range b {
 		if c != 0 {

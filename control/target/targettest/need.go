@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,4 +118,26 @@ func makeBootable(t testing.TB) string {
 		}
 		dir = up
 	}
+}
+
+// HelperKernel returns a folder with a kernel for fixup.KernelEnv: the one that the images
+// of Bootable("tiny") have.
+func HelperKernel(t testing.TB) string {
+	t.Helper()
+	Bootable(t, "tiny")
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := filepath.Glob(filepath.Join(cache, "leeward", "kernel-*-amd64"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range slices.Backward(all) {
+		if !strings.Contains(k, "cloud") {
+			return k
+		}
+	}
+	t.Fatal("make-bootable.sh has left no kernel")
+	return ""
 }

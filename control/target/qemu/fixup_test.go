@@ -1,0 +1,154 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/fixup"
+	"github.com/leeward-dr/leeward/control/target/overlay"
+	"github.com/leeward-dr/leeward/control/target/targettest"
+)
+
+// helperProgram builds what runs in a helper.
+func helperProgram(t testing.TB) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "helper")
+	c := exec.Command("go", "build", "-o", program, "../fixup/testdata/helper")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("build the helper's program: %v\n%s", err, out)
+	}
+	return program
+}
+
+// fixing is a Config whose helpers can run here.
+func fixing(t testing.TB, fix Fixup) Config {
+	need(t)
+	return Config{Hardware: Virtio, Fixup: fix, Helper: Helper{Program: helperProgram(t), Kernel: targettest.HelperKernel(t)}, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+}
+
+// A server that only ever saw SATA disks does not boot on virtio hardware. Fixed it does,
+// and when it goes home its disk is as it would be without.
+func TestFixup(t *testing.T) {
+	t.Parallel()
+	cfg := fixing(t, FixupAuto)
+	targettest.Need(t, "debugfs")
+	image := targettest.Bootable(t, "tiny", "--hw", "sata")
+	m := machine(targettest.Image(t, "sda", image))
+	before := targettest.ContentOf(t, m)
+
+	fails := make(chan string, 1)
+	go func() {
+		fails <- func() string { // beside the other: it only waits
+			r, err := New(Config{Hardware: Virtio}).Start(t.Context(), m, t.TempDir())
+			if err != nil {
+				return err.Error()
+			}
+			defer r.Stop(context.Background())
+			res, err := r.Probe(t.Context(), target.Probe{Serial: "HEARTBEAT", Timeout: tinyTime})
+			if err != nil {
+				return err.Error()
+			}
+			b, err := os.ReadFile(res.SerialLog)
+			if res.Alive || !strings.Contains(string(b), "BOOTFAIL: no root device") {
+				return "it booted, or failed otherwise: " + strings.Join(res.Evidence, "; ")
+			}
+			return ""
+		}()
+	}()
+
+	r, dir := start(t, cfg, m)
+	res := probe(t, r, target.Probe{Serial: "HEARTBEAT boot=1 .*root=/dev/vda3", Timeout: tinyTime})
+	if !res.Alive {
+		t.Fatalf("it does not live: %q", res.Evidence)
+	}
+	t.Logf("fixed: %q", res.Fixups)
+	all := strings.Join(res.Fixups, "\n")
+	for _, want := range []string{"virtio_pci, virtio_blk for kernel", "fstab: /: /dev/sda3", "serial console"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("not told: %s", want)
+		}
+	}
+	if err := r.Off(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	done, err := r.Unfix(t.Context())
+	if err != nil || len(done) != len(res.Fixups) {
+		t.Fatalf("taken back: %q, %v", done, err)
+	}
+	if done, err := r.Unfix(t.Context()); err != nil || len(done) != 0 {
+		t.Errorf("taken back twice: %q, %v", done, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, fixupFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left: %v", fixupFile, err)
+	}
+	for _, p := range []string{"/etc/fstab", "/boot/grub/grub.cfg", "/boot/initrd"} {
+		if was, is := inImage(t, image, p), inOverlay(t, r.Overlay(0), p); was != is || was == "" {
+			t.Errorf("%s had %d bytes and goes home with %d", p, len(was), len(is))
+		}
+	}
+	if got := inOverlay(t, r.Overlay(0), "/var/lib/leeward/pre-failover.json"); got != "" {
+		t.Errorf("the record goes home: %s", got)
+	}
+	targettest.Untouched(t, m, before)
+	if why := <-fails; why != "" {
+		t.Errorf("without fix-up: %s", why)
+	}
+}
+
+// inImage reads a file in the root file system of an image of tiny.
+func inImage(t testing.TB, image, path string) string {
+	t.Helper()
+	c := exec.Command("debugfs", "-R", "cat "+path, image+"?offset=6291456") // behind the ESP
+	out, err := c.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+func inOverlay(t testing.TB, o *overlay.Overlay, path string) string {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := io.Copy(f, io.NewSectionReader(o, 0, o.Size())); err != nil {
+		t.Fatal(err)
+	}
+	return inImage(t, f.Name(), path)
+}
+
+// What cannot be fixed is said when it is rehearsed, and a machine without fix-ups needs no
+// helper.
+func TestCannotFix(t *testing.T) {
+	t.Parallel()
+	cfg := fixing(t, FixupAuto)
+	luks := make([]byte, 1<<20)
+	copy(luks, "LUKS\xba\xbe\x00\x02")
+	m := machine(targettest.Mem("sda", luks))
+	if _, err := New(cfg).Rehearse(t.Context(), m, t.TempDir()); err == nil || !strings.Contains(err.Error(), "encrypted (LUKS)") {
+		t.Errorf("rehearsed: %v", err)
+	}
+	cfg.Helper.Kernel = t.TempDir()
+	if err := New(cfg).Validate(t.Context(), m); err == nil || !strings.Contains(err.Error(), fixup.KernelEnv) {
+		t.Errorf("without a kernel: %v", err)
+	}
+	cfg.Hardware = Compatible
+	if said, err := New(cfg).Rehearse(t.Context(), m, t.TempDir()); err != nil || len(said) != 0 {
+		t.Errorf("nothing is to be fixed: %q, %v", said, err)
+	}
+	cfg.Fixup = "sometimes"
+	if err := New(cfg).Validate(t.Context(), m); err == nil {
+		t.Error("fix-ups \"sometimes\"")
+	}
+}
