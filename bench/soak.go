@@ -5,7 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/leeward-dr/leeward/bench/chaos"
@@ -45,32 +47,7 @@ func runSoak(ctx context.Context, args []string) error {
 	}
 	res.Detail = r
 	if r.Skipped == "" {
-		rows := [][]string{{"fault", "times", "recovery p50", "max"}}
-		for _, what := range []string{"the agent killed", "the agent upgraded", "the agent paused", "the appliance paused", "the store away"} {
-			var x []time.Duration
-			for _, k := range r.Kills {
-				if k.Victim == what {
-					x = append(x, k.Recovery)
-				}
-			}
-			if len(x) > 0 {
-				s := report.Seconds(x)
-				rows = append(rows, []string{what, fmt.Sprint(len(x)), fmt.Sprintf("%.2f s", report.Quantile(s, 0.5)), fmt.Sprintf("%.2f s", report.Quantile(s, 1))})
-			}
-		}
-		report.Table(os.Stdout, rows)
-		fmt.Println()
-		held := [][]string{{"at", "heap MiB", "resident MiB", "goroutines", "agent's heap MiB", "agent's goroutines"}}
-		for i := range 8 {
-			if n := len(r.Samples); n > 8 {
-				s := r.Samples[min(n-1, (i+1)*n/8)]
-				held = append(held, []string{s.At.Round(time.Second).String(), fmt.Sprintf("%.1f", s.Heap/(1<<20)), fmt.Sprintf("%.1f", s.Resident/(1<<20)), fmt.Sprint(s.Goroutines), fmt.Sprintf("%.1f", s.AgentHeap/(1<<20)), fmt.Sprint(s.AgentGo)})
-			}
-		}
-		report.Table(os.Stdout, held)
-		for _, g := range r.Grown() {
-			fmt.Println("GROWN:", g)
-		}
+		printSoak(os.Stdout, r)
 	}
 	printChaos(os.Stdout, r)
 	if err := c.keep(res, "soak", os.Stdout); err != nil {
@@ -80,4 +57,46 @@ func runSoak(ctx context.Context, args []string) error {
 		return errFailed
 	}
 	return nil
+}
+
+// printSoak prints what the faults cost, what the programs held, and how steeply it rose.
+func printSoak(w io.Writer, r *chaos.Result) {
+	rows := [][]string{{"fault", "times", "recovery p50", "max"}}
+	for _, what := range []string{"the agent killed", "the agent upgraded", "the agent paused", "the appliance paused", "the store away"} {
+		var x []time.Duration
+		for _, k := range r.Kills {
+			if k.Victim == what {
+				x = append(x, k.Recovery)
+			}
+		}
+		if len(x) > 0 {
+			s := report.Seconds(x)
+			rows = append(rows, []string{what, fmt.Sprint(len(x)), fmt.Sprintf("%.2f s", report.Quantile(s, 0.5)), fmt.Sprintf("%.2f s", report.Quantile(s, 1))})
+		}
+	}
+	report.Table(w, rows)
+	fmt.Fprintln(w)
+	held := [][]string{{"at", "heap MiB", "resident MiB", "goroutines", "agent's heap MiB", "agent's goroutines"}}
+	for i := range 8 {
+		if n := len(r.Samples); n > 8 {
+			s := r.Samples[min(n-1, (i+1)*n/8)]
+			held = append(held, []string{s.At.Round(time.Second).String(), fmt.Sprintf("%.1f", s.Heap/(1<<20)), fmt.Sprintf("%.1f", s.Resident/(1<<20)), fmt.Sprint(s.Goroutines), fmt.Sprintf("%.1f", s.AgentHeap/(1<<20)), fmt.Sprint(s.AgentGo)})
+		}
+	}
+	report.Table(w, held)
+	if trends := r.Trends(); len(trends) > 0 {
+		rows := [][]string{{"held at last", "", "more each hour", "R²"}}
+		for _, t := range trends {
+			unit := 1.0
+			if strings.Contains(t.Name, "heap") {
+				unit = 1 << 20
+			}
+			rows = append(rows, []string{t.Name, fmt.Sprintf("%.1f", t.Held/unit), fmt.Sprintf("%+.1f", t.Slope/unit), fmt.Sprintf("%.2f", t.Fit)})
+		}
+		fmt.Fprintln(w)
+		report.Table(w, rows)
+	}
+	for _, g := range r.Grown() {
+		fmt.Fprintln(w, "GROWN:", g)
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/bench/product"
+	"github.com/leeward-dr/leeward/bench/report"
 )
 
 // Sample is what the programs held at one moment.
@@ -51,23 +52,71 @@ func Flat(name string, all []float64, slack float64) string {
 	return ""
 }
 
+// figure is one of those that must not grow.
+type figure struct {
+	name  string
+	slack float64
+	get   func(Sample) float64
+}
+
+var figures = []figure{
+	{"the appliance's heap", 8 << 20, func(s Sample) float64 { return s.Heap }},
+	{"the appliance's goroutines", 20, func(s Sample) float64 { return s.Goroutines }},
+	{"the agent's heap", 8 << 20, func(s Sample) float64 { return s.AgentHeap }},
+	{"the agent's goroutines", 10, func(s Sample) float64 { return s.AgentGo }},
+}
+
 // Grown lists what was not flat.
 func (r *Result) Grown() (all []string) {
-	take := func(name string, slack float64, get func(Sample) float64) {
-		var x []float64
-		for _, s := range r.Samples {
-			if v := get(s); v > 0 { // 0: it was not there to be asked
-				x = append(x, v)
-			}
-		}
-		if why := Flat(name, x, slack); why != "" {
+	for _, f := range figures {
+		_, x := r.course(f)
+		if why := Flat(f.name, x, f.slack); why != "" {
 			all = append(all, why)
 		}
 	}
-	take("the appliance's heap", 8<<20, func(s Sample) float64 { return s.Heap })
-	take("the appliance's goroutines", 20, func(s Sample) float64 { return s.Goroutines })
-	take("the agent's heap", 8<<20, func(s Sample) float64 { return s.AgentHeap })
-	take("the agent's goroutines", 10, func(s Sample) float64 { return s.AgentGo })
+	return all
+}
+
+// course is what a figure was, and when.
+func (r *Result) course(f figure) (at []time.Duration, x []float64) {
+	for _, s := range r.Samples {
+		if v := f.get(s); v > 0 { // 0: it was not there to be asked
+			at, x = append(at, s.At), append(x, v)
+		}
+	}
+	return at, x
+}
+
+// Trend is a straight line through the least of what was held in each of some parts of a
+// soak, without the warm-up.
+type Trend struct {
+	Name  string  `json:"name"`
+	Held  float64 `json:"held"`  // in the last part
+	Slope float64 `json:"slope"` // an hour
+	Fit   float64 `json:"fit"`   // R squared: near 0 there is no trend
+}
+
+// trendParts is how many parts there are.
+const trendParts = 12
+
+// Trends says how steeply the figures rose. A soak that is too short has none.
+func (r *Result) Trends() (all []Trend) {
+	for _, f := range figures {
+		at, x := r.course(f)
+		skip := int(warmUp * float64(len(x)))
+		at, x = at[skip:], x[skip:]
+		n := len(x) / trendParts
+		if n < 5 {
+			continue
+		}
+		var hours, least []float64
+		for i := range trendParts {
+			hours = append(hours, at[i*n+n/2].Hours())
+			least = append(least, slices.Min(x[i*n:(i+1)*n]))
+		}
+		slope, fit := report.Line(hours, least)
+		all = append(all, Trend{f.name, least[trendParts-1], slope, fit})
+	}
 	return all
 }
 

@@ -1,8 +1,10 @@
 package chaos
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 )
 
 // What grows is found under the garbage that lies on it, what does not is not.
@@ -34,5 +36,30 @@ func TestGrown(t *testing.T) {
 	}
 	if g := r.Grown(); len(g) != 1 {
 		t.Errorf("grown is %q, want the appliance's goroutines alone", g)
+	}
+}
+
+// A straight rise is found with its slope, and what only goes up and down has none.
+func TestTrends(t *testing.T) {
+	r := &Result{}
+	for i := range 400 {
+		r.Samples = append(r.Samples, Sample{
+			At: time.Duration(i) * time.Second, Heap: 40<<20 + float64(i)*3600 + float64(i%7)*1000, Goroutines: float64(100 + i%5), AgentHeap: 20 << 20,
+		})
+	}
+	all := r.Trends()
+	if len(all) != 3 { // the agent's goroutines were never seen
+		t.Fatalf("trends are %+v", all)
+	}
+	if h := all[0]; h.Fit < 0.99 || math.Abs(h.Slope/(3600*3600)-1) > 0.05 || h.Held < 40<<20 {
+		t.Errorf("a heap that grows by %d bytes an hour: %+v", 3600*3600, h)
+	}
+	for _, still := range all[1:] {
+		if math.Abs(still.Slope) > 1 {
+			t.Errorf("what is still: %+v", still)
+		}
+	}
+	if all := (&Result{Samples: r.Samples[:60]}).Trends(); all != nil {
+		t.Errorf("a minute has trends: %+v", all)
 	}
 }

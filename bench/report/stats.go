@@ -33,3 +33,27 @@ func Seconds(d []time.Duration) []float64 {
 	}
 	return x
 }
+
+// Line fits a straight line by least squares, and returns its slope and the part of
+// the variance that it explains (R squared): 1 is a straight line. Both are 0 for
+// fewer than two points.
+func Line(x, y []float64) (slope, fit float64) {
+	n := float64(len(x))
+	if len(x) < 2 {
+		return 0, 0
+	}
+	var mx, my float64
+	for i := range x {
+		mx, my = mx+x[i]/n, my+y[i]/n
+	}
+	var xx, xy, yy float64
+	for i := range x {
+		xx += (x[i] - mx) * (x[i] - mx)
+		xy += (x[i] - mx) * (y[i] - my)
+		yy += (y[i] - my) * (y[i] - my)
+	}
+	if xx == 0 || yy == 0 {
+		return 0, 0
+	}
+	return xy / xx, xy * xy / xx / yy
+}
