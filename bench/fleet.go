@@ -41,6 +41,7 @@ func runFleet(ctx context.Context, args []string, power bool) error {
 	f.DurationVar(&o.Recovery, "recovery", 30*time.Second, "every machine must have a new point so long after a fault ended")
 	f.IntVar(&o.Every, "every", 50, "restore every so many points, beside those around faults")
 	f.IntVar(&o.Rolling, "rolling", 10, "restart everything, part by part, every so many rounds; 0: never")
+	f.BoolVar(&o.Each, "each", false, "one fault of each kind after the other instead of random ones")
 	f.StringVar(&o.Only, "only", "", "only faults whose text begins with `words`, e.g. \"kill n\" or \"pull the cable of n\"")
 	up := f.String("leeward", "bin/leeward", "the server's binary")
 	agentBin := f.String("agent", "bin/leeward-agent", "the agent's binary")
@@ -96,7 +97,7 @@ func printFleet(w io.Writer, r *fleet.Result) {
 		return
 	}
 	rows := [][]string{{"fault", "rounds", "recovery p50", "max"}}
-	for _, kind := range []string{"kill n", "kill p", "kill c", "kill web", "pull the cable of n", "pull the cable of p", "pull the cable of c", "pull the cable of web", "rolling", "power of n", "power of the leader", "power of all"} {
+	for _, kind := range []string{"kill n", "kill p", "kill c", "kill web", "pull the cable of n", "pull the cable of the leader", "pull the cable of p", "pull the cable of c", "pull the cable of web", "rolling", "power of n", "power of the leader", "power of all"} {
 		var x []time.Duration
 		for _, k := range r.Rounds {
 			if strings.HasPrefix(k.What, kind) {

@@ -29,6 +29,7 @@ type Options struct {
 	Every    int           // of the listed points every so many are restored
 	Rolling  int           // every so many rounds all parts are restarted one after the other; 0: never
 	Power    bool          // the only fault is a power failure: of one NATS node, of the one that leads, of all at once
+	Each     bool          // one fault of each kind (see Kinds), one after the other
 	Only     string        // the only fault is one whose text begins so, e.g. "kill n"; empty: any
 	Seed     uint64
 	Nodes    string // folder with node.conf

@@ -75,16 +75,60 @@ func (t *trial) fault(i int) (what string, do func(context.Context) error) {
 	switch {
 	case t.o.Power:
 		return t.powerFault(i)
+	case t.o.Each:
+		return t.eachFault(i)
 	case t.o.Rolling > 0 && i%t.o.Rolling == t.o.Rolling-1:
 		return "rolling restart", t.rolling
 	case t.rnd.IntN(2) == 0:
 		return "kill " + victim.name, func(context.Context) error { return victim.Kill() }
+	case t.rnd.IntN(8) == 0:
+		return t.leaderFault()
 	}
+	return t.cableFault(victim)
+}
+
+// Kinds is how many kinds of faults there are with Each.
+const Kinds = 6
+
+// eachFault breaks one thing of each kind, one after the other.
+func (t *trial) eachFault(i int) (what string, do func(context.Context) error) {
+	kind := i % Kinds
+	if kind == 1 {
+		return t.leaderFault()
+	}
+	var some []*part
+	for _, p := range t.all() {
+		if p.name[0] == "n?pcwp"[kind] {
+			some = append(some, p)
+		}
+	}
+	victim := some[t.rnd.IntN(len(some))]
+	if kind == 5 {
+		return t.cableFault(victim)
+	}
+	return "kill " + victim.name, func(context.Context) error { return victim.Kill() }
+}
+
+// cableFault pulls a cable for a while.
+func (t *trial) cableFault(victim *part) (what string, do func(context.Context) error) {
 	return fmt.Sprintf("pull the cable of %s for %v", victim.name, t.o.Cut), func(ctx context.Context) error {
 		if err := t.net.cable(ctx, victim.host, false); err != nil {
 			return err
 		}
 		return errors.Join(pause(ctx, t.o.Cut), t.net.cable(ctx, victim.host, true))
+	}
+}
+
+// leaderFault pulls the cable of the node that leads CHANGES.
+func (t *trial) leaderFault() (what string, do func(context.Context) error) {
+	return fmt.Sprintf("pull the cable of the leader for %v", t.o.Cut), func(ctx context.Context) error {
+		n, err := t.leader(ctx)
+		if err != nil {
+			return err
+		}
+		t.o.Say("%s leads", t.parts[n].name)
+		_, do := t.cableFault(t.parts[n])
+		return do(ctx)
 	}
 }
 
