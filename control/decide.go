@@ -65,6 +65,13 @@ func (d *decider) recheck() {
 	d.take(d.fold.Recheck())
 }
 
+// look is recheck for every few seconds: it asks for few, those most likely to be there.
+func (d *decider) look() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.take(d.fold.Look(lookAt))
+}
+
 // take queues what the fold decided. The caller holds the lock.
 func (d *decider) take(dec points.Decisions) {
 	for _, a := range dec.Ask {

@@ -7,9 +7,10 @@
 // keeps. What operators decided of all that is kept on the bus (package book).
 //
 // It owns two cursors on the bus: the durable consumer control-markers, which
-// acknowledges a marker only when it is listed or abandoned, and the ordered
-// consumer control-receipts, which starts with the newest receipt of every disk
-// each time. Everything else it knows is rebuilt at start from the vault and the
+// acknowledges a marker only when it is listed or abandoned, and a reader of RECEIPTS
+// that starts with the newest receipt of every disk each time. Beside that it hears
+// markers and receipts when they are said, and asks the vault about what no receipt
+// came for. Everything else it knows is rebuilt at start from the vault and the
 // streams; it keeps nothing on disk but its failover jobs.
 //
 // It writes to the vault only recovery points, pins, and records of the book and of jobs

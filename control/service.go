@@ -26,9 +26,13 @@ import (
 const kindPoint = "point"
 
 const (
-	recheckEvery = 30 * time.Second
-	retryEvery   = 2 * time.Second
-	publishTime  = 5 * time.Second
+	// lookEvery is how often the vault is asked about markers whose receipt did not come,
+	// lookAt for about how many cuts at most: with the appliance's store that is nothing,
+	// and with a store that is paid by the question it is little.
+	lookEvery   = 3 * time.Second
+	lookAt      = 32
+	retryEvery  = 2 * time.Second
+	publishTime = 5 * time.Second
 )
 
 // Service is the control role. It implements api.Backend.
@@ -45,12 +49,13 @@ type Service struct {
 	enrol   *enrol.Service // nil: no agents are let in
 	home    Home           // nil: there is no way home
 
-	base   context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	ready  chan struct{} // closed when the state is rebuilt
-	marked atomic.Uint64 // sequence of the newest marker that was taken in
-	stops  []func()      // of the readers, owned by the goroutine that follows
+	base    context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	ready   chan struct{} // closed when the state is rebuilt
+	marked  atomic.Uint64 // sequence of the newest marker that was taken in
+	reading atomic.Bool   // markers are being read again
+	stops   []func()      // of the readers, owned by the goroutine that follows
 }
 
 // New makes the service; it reads nothing but the jobs below cfg.Dir yet.
@@ -139,8 +144,8 @@ func (s *Service) run() {
 	s.wg.Go(s.tidy)
 	s.wg.Go(s.remember)
 	s.wg.Go(s.drillLoop)
-	for s.sleep(recheckEvery) {
-		s.decider.recheck()
+	for s.sleep(lookEvery) {
+		s.decider.look()
 	}
 }
 

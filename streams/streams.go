@@ -62,6 +62,13 @@ func SumsPartition(p int) string { return fmt.Sprintf("%s.sums.%02d.>", root, p)
 // MarkersSubject is the shared subject of a group of machines.
 func MarkersSubject(group string) string { return root + ".markers." + group }
 
+// AllMarkers and AllReceipts match the markers of all groups and the receipts of all
+// disks.
+const (
+	AllMarkers  = root + ".markers.*"
+	AllReceipts = root + ".receipts.*.*"
+)
+
 // BarrierOrder is where the coordinator of a barrier tells a machine what to do
 // (see package producers/markers). Orders and answers are
 // plain NATS: what is said means nothing later.

@@ -56,6 +56,7 @@ type Fold struct {
 	waiting map[vault.DiskID]map[string]bool // disk -> pending markers that need it
 	decided map[string]bool
 	order   []string // of decided, oldest first
+	round   int      // of Look
 }
 
 // New returns an empty fold.
@@ -72,6 +73,8 @@ type pending struct {
 	marker   *wire.Marker
 	cuts     map[vault.DiskID]*cut
 	complete bool // listed by a decision, waiting for Listed
+	due      int  // round of Look in which its turn comes
+	gap      int  // rounds until the turn after that
 }
 
 type cut struct {
@@ -86,7 +89,7 @@ func (f *Fold) Marker(m *wire.Marker) Decisions {
 	if f.decided[m.ID] || f.pending[m.ID] != nil {
 		return Decisions{}
 	}
-	p := &pending{marker: m, cuts: map[vault.DiskID]*cut{}}
+	p := &pending{marker: m, cuts: map[vault.DiskID]*cut{}, due: f.round + 2, gap: 1}
 	for _, k := range m.Members {
 		for _, d := range k.Disks {
 			id := vault.DiskID{Machine: k.Machine, Disk: d.Disk}
@@ -138,6 +141,39 @@ func (f *Fold) Recheck() Decisions {
 	return d
 }
 
+// maxGap is the most rounds of Look between two turns of a marker.
+const maxGap = 10
+
+// Look is a Recheck in rounds, which the caller makes every few seconds. It asks for
+// about limit cuts at most: of the markers whose turn it is, the oldest first. The first
+// turn of a marker comes after at least one whole round, the next ones ever more rarely:
+// a marker whose receipt got lost is soon decided, and one that waits for long costs
+// little. What is complete and not listed is to be listed again at its turn.
+func (f *Fold) Look(limit int) Decisions {
+	f.round++
+	var due []string
+	for point, p := range f.pending {
+		if p.due <= f.round {
+			due = append(due, point)
+		}
+	}
+	slices.Sort(due) // names of points begin with their time
+	var d Decisions
+	for _, point := range due {
+		if len(d.Ask)+len(d.List) >= limit {
+			break
+		}
+		p := f.pending[point]
+		p.due, p.gap = f.round+p.gap, min(2*p.gap, maxGap)
+		if p.complete {
+			d.List = append(d.List, p.point())
+			continue
+		}
+		p.each(func(id vault.DiskID, c *cut) { d.add(f.ask(p, id, c, true)) })
+	}
+	return d
+}
+
 // Answer feeds the vault's answer to a: the cut, or nil if the vault does not hold
 // it. An error of the vault is no answer; see Failed.
 func (f *Fold) Answer(a Ask, info *vault.CutInfo) Decisions {
@@ -170,7 +206,7 @@ func (f *Fold) Answer(a Ask, info *vault.CutInfo) Decisions {
 }
 
 // Failed says that the vault could not be asked. The cut is asked for again on
-// the next receipt of the disk or the next Recheck.
+// the next receipt of the disk or the next Look or Recheck.
 func (f *Fold) Failed(a Ask) {
 	if _, c := f.find(a); c != nil {
 		c.asked = false

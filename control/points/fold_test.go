@@ -121,7 +121,7 @@ func (w *world) take(t *rapid.T, d Decisions) {
 
 // step does one random thing that can happen next.
 func (w *world) step(t *rapid.T, f *Fold) {
-	switch k := rapid.IntRange(0, 5).Draw(t, "what"); {
+	switch k := rapid.IntRange(0, 6).Draw(t, "what"); {
 	case k == 0 && len(w.commits) > 0:
 		c := w.commits[0]
 		w.commits = w.commits[1:]
@@ -142,6 +142,15 @@ func (w *world) step(t *rapid.T, f *Fold) {
 		w.take(t, f.Answer(a, w.holds[Ask{Disk: a.Disk, At: a.At}]))
 	case k == 4:
 		w.take(t, f.Recheck())
+	case k == 6:
+		d := f.Look(rapid.IntRange(1, 4).Draw(t, "limit"))
+		for _, p := range d.List {
+			if w.listed[p.ID] == 0 {
+				t.Fatalf("point %s is to be listed again and never was", p.ID)
+			}
+		}
+		d.List = nil
+		w.take(t, d)
 	case k == 5 && len(w.listed) > 0:
 		for _, p := range f.Unlisted() {
 			f.Listed(p.ID)

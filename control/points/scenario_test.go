@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,6 +26,7 @@ var update = flag.Bool("update", false, "rewrite the expected output of testdata
 //	answer                                                the vault answers every question so far
 //	fail                                                  the vault fails every question so far
 //	listed POINT
+//	look LIMIT
 //	recheck | pending | unlisted
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -105,6 +107,12 @@ func (l *lab) run(t *testing.T, f []string) {
 		l.fold.Listed(f[1])
 	case "recheck":
 		l.show(l.fold.Recheck())
+	case "look":
+		limit, err := strconv.Atoi(f[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.show(l.fold.Look(limit))
 	case "unlisted":
 		l.show(Decisions{List: l.fold.Unlisted()})
 	case "pending":

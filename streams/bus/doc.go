@@ -21,5 +21,9 @@
 // everything, counts as dead after twenty to thirty seconds: pings, keep-alives and a
 // bound on unacknowledged bytes see to it.
 //
+// A Follower reads a stream that needs no acknowledgements, from the beginning or from
+// what is newest of each subject, and goes on by another consumer when one is silent or
+// behind.
+//
 // This package knows nothing of what the messages mean and never starts a server.
 package bus
