@@ -10,7 +10,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 VCS     := $(shell git status >/dev/null 2>&1 && echo auto || echo false)
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '$(if $(VERSION),-X main.Version=$(VERSION)) $(LDFLAGS)'
 export GO FUZZTIME VERSION
-.PHONY: help build demo test race fuzz bench soak lint package clean
+.PHONY: help build demo test race fuzz bench soak lint package newcomer clean
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 build: ## bin/leeward and bin/leeward-agent, static
@@ -37,8 +37,8 @@ soak: build ## half an hour of small faults: nothing grows, nothing is lost (ARG
 lint: ## gofmt, vet, staticcheck; shellcheck and systemd-analyze if installed
 	deploy/ci/lint.sh
 package: ## tarballs, deb and rpm for amd64 and arm64 in dist/, with checksums; as root they are tried (ARCHES=amd64: only that)
-	deploy/ci/need.sh package
-	deploy/ci/package.sh
-	deploy/ci/try-packages.sh
+	deploy/ci/need.sh package && deploy/ci/package.sh && deploy/ci/try-packages.sh
+newcomer: ## the first day on two fresh Debian hosts, with what make package has built (ROOT=/: views of this machine instead)
+	deploy/ci/need.sh package && ROOT='$(ROOT)' deploy/ci/newcomer.sh
 clean: ## remove what was built
 	rm -rf bin dist

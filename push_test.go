@@ -36,7 +36,7 @@ func TestPushInstall(t *testing.T) {
 	}
 	// The script ends by itself before its patience and that of the test's are over.
 	c := exec.CommandContext(ctx, "deploy/ci/try-push.sh", bin)
-	c.Env = append(os.Environ(), "LEEWARD_TRY_SECONDS=300", "TMPDIR="+t.TempDir())
+	c.Env = append(os.Environ(), "HOSTS_SECONDS=400", "TMPDIR="+t.TempDir())
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 20 * time.Second
 	out, err := c.CombinedOutput()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type pushFlags struct {
 	manage       string
 	ask          bool
 	passwordFile string
+	agent        string
 	parallel     int
 }
 
@@ -65,7 +67,7 @@ func (a *app) pushCommands() []*cobra.Command {
 	}
 	for flags, c := range map[*pushFlags]*cobra.Command{&in: install, &up: upgrade} {
 		f := c.Flags()
-		f.StringVar(&flags.o.Binary, "agent", "", "`file` with the agent for the hosts (default: leeward-agent beside this program)")
+		f.StringVar(&flags.agent, "agent", "", "`file` with the agent for the hosts (default: the package's for their processor, or leeward-agent beside this program)")
 		f.BoolVar(&flags.o.NoWait, "no-wait", false, "do not wait for the first heartbeat")
 		f.DurationVar(&flags.o.Wait, "wait-time", 2*time.Minute, "longest wait for the first heartbeat")
 		flags.add(c)
@@ -125,12 +127,31 @@ func (f *pushFlags) fill(a *app) error {
 	}
 	unit := strings.Replace(systemd.Agent, "ExecStart=/usr/bin/leeward-agent", "ExecStart=/usr/local/bin/leeward-agent", 1)
 	f.o.Unit = unit
-	if f.o.Binary == "" {
-		if self, err := os.Executable(); err == nil {
-			f.o.Binary = filepath.Join(filepath.Dir(self), "leeward-agent")
+	f.o.Binary = func(arch string) (string, error) { return findAgent(f.agent, arch) }
+	return nil
+}
+
+// agentsDir is where the package has agents for every processor.
+const agentsDir = "share/leeward/agents"
+
+// findAgent finds the agent for a processor: what was named, the package's, or what was
+// built beside this program.
+func findAgent(named, arch string) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", Usage("", "name the agent with --agent: %v", err)
+	}
+	dir := filepath.Dir(self)
+	tried := []string{filepath.Join(filepath.Dir(dir), agentsDir, "leeward-agent-linux-"+arch), filepath.Join(dir, "leeward-agent-linux-"+arch), filepath.Join(dir, "leeward-agent")}
+	for _, f := range tried {
+		if _, err := os.Stat(f); err == nil {
+			return f, nil
 		}
 	}
-	return nil
+	return "", Usage("name it with --agent FILE", "there is no agent for %s here: looked at %s", arch, strings.Join(tried, ", "))
 }
 
 // secret asks on the terminal for what nobody may see.
@@ -267,31 +288,30 @@ func (s *pushServer) Token(ctx context.Context, machine string) (push.Grant, err
 }
 
 // Mark remembers the machine's agent; another one is known by its instance.
-func (s *pushServer) Mark(ctx context.Context, machine string) (func(context.Context) error, error) {
-	before := map[string]bool{}
+func (s *pushServer) Mark(ctx context.Context, machine string) (func(context.Context, ...string) error, error) {
+	before, held := map[string]bool{}, []string{}
 	m, err := s.c.Machine(ctx, machine)
 	if err != nil && !isNotFound(err) {
 		return nil, err
 	}
 	if err == nil {
 		for _, d := range m.Disks {
-			before[d.Instance] = true
+			if before[d.Instance] = true; d.Held {
+				held = append(held, d.Disk)
+			}
 		}
 	}
-	return func(ctx context.Context) error {
+	return func(ctx context.Context, disks ...string) error {
+		if len(disks) == 0 {
+			disks = held
+		}
 		for {
 			m, err := s.c.Machine(ctx, machine)
 			if err != nil && !isNotFound(err) {
 				return err
 			}
-			if err == nil {
-				here := len(m.Disks) > 0
-				for _, d := range m.Disks {
-					here = here && d.Held && !before[d.Instance]
-				}
-				if here {
-					return nil
-				}
+			if err == nil && holds(m, disks, before) {
+				return nil
 			}
 			select {
 			case <-time.After(time.Second):
@@ -300,6 +320,17 @@ func (s *pushServer) Mark(ctx context.Context, machine string) (func(context.Con
 			}
 		}
 	}, nil
+}
+
+// holds reports whether an agent that was not there before holds the disks.
+func holds(m *api.Machine, disks []string, before map[string]bool) bool {
+	n := 0
+	for _, d := range m.Disks {
+		if d.Held && !before[d.Instance] && (len(disks) == 0 || slices.Contains(disks, d.Disk)) {
+			n++
+		}
+	}
+	return n > 0 && n >= len(disks)
 }
 
 // Revoke refuses the machine's agent; one that control does not know is refused anyway.

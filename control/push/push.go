@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -30,22 +31,22 @@ type Grant struct {
 type Server interface {
 	// Token makes a one-time token for a machine.
 	Token(ctx context.Context, machine string) (Grant, error)
-	// Mark remembers which agent the machine has now, if any; wait returns when
-	// another one holds all of the machine's disks.
-	Mark(ctx context.Context, machine string) (wait func(ctx context.Context) error, err error)
+	// Mark remembers which agent the machine has now, if any; wait returns when another
+	// one holds the named disks, or with none named those that were held before.
+	Mark(ctx context.Context, machine string) (wait func(ctx context.Context, disks ...string) error, err error)
 	// Revoke refuses the machine's agent for good.
 	Revoke(ctx context.Context, machine string) error
 }
 
 // Options of what is done on one host.
 type Options struct {
-	Binary  string   // file of the agent
-	Unit    string   // text of its unit
-	Machine string   // name; empty: the host's own
-	Group   string   // consistency group; empty: one of its own
-	Disks   []string // PATH[=NAME]; none: all fixed disks that the agent can follow
-	Args    []string // more arguments of leeward-agent run
-	NoWait  bool     // do not wait for the first heartbeat
+	Binary  func(arch string) (file string, err error) // finds the agent for a processor, as Go calls it
+	Unit    string                                     // text of its unit
+	Machine string                                     // name; empty: the host's own
+	Group   string                                     // consistency group; empty: one of its own
+	Disks   []string                                   // PATH[=NAME]; none: all fixed disks that the agent can follow
+	Args    []string                                   // more arguments of leeward-agent run
+	NoWait  bool                                       // do not wait for the first heartbeat
 	Wait    time.Duration
 	Step    func(text string)                    // told before each step; nil: nobody
 	Sent    func(what string, done, total int64) // told while the binary is sent
@@ -93,38 +94,40 @@ func architecture(file string) (string, error) {
 	return "", fmt.Errorf("%s is for %s", file, f.Machine)
 }
 
-// ready looks at the host and says whether the binary fits.
-func (h *Host) ready(ctx context.Context, o *Options) (Facts, error) {
+// ready looks at the host and finds the binary that fits.
+func (h *Host) ready(ctx context.Context, o *Options) (f Facts, binary string, err error) {
 	o.step("looking")
-	f, err := h.Look(ctx)
-	if err != nil {
-		return f, err
+	if f, err = h.Look(ctx); err != nil {
+		return f, "", err
 	}
 	if f.Package != "" {
-		return f, fmt.Errorf("%w: it has the agent from a package (%s): use its package manager", ErrHost, strings.TrimSpace(f.Package))
+		return f, "", fmt.Errorf("%w: it has the agent from a package (%s): use its package manager", ErrHost, strings.TrimSpace(f.Package))
 	}
-	arch, err := architecture(o.Binary)
+	if binary, err = o.Binary(f.Arch); err != nil {
+		return f, "", err
+	}
+	arch, err := architecture(binary)
 	if err != nil {
-		return f, err
+		return f, "", err
 	}
 	if arch != f.Arch {
-		return f, fmt.Errorf("%w: its processor is %s, and %s is for %s: name the right one with --agent", ErrHost, f.Arch, o.Binary, arch)
+		return f, "", fmt.Errorf("%w: its processor is %s, and %s is for %s: name the right one with --agent", ErrHost, f.Arch, binary, arch)
 	}
-	st, err := os.Stat(o.Binary)
+	st, err := os.Stat(binary)
 	if err != nil {
-		return f, err
+		return f, "", err
 	}
 	if need := 2 * st.Size(); f.RoomBytes < need {
-		return f, fmt.Errorf("%w: /usr/local has room for %d MiB and needs %d", ErrHost, f.RoomBytes>>20, need>>20)
+		return f, "", fmt.Errorf("%w: /usr/local has room for %d MiB and needs %d", ErrHost, f.RoomBytes>>20, need>>20)
 	}
-	return f, nil
+	return f, binary, nil
 }
 
 // Install puts the agent on a host that has none and waits until it is heard of. After a
 // failure it can be called again, and goes on with what is not done.
 func Install(ctx context.Context, h *Host, s Server, o Options) (r *Result, err error) {
 	r = &Result{Host: h.Target.String()}
-	f, err := h.ready(ctx, &o)
+	f, binary, err := h.ready(ctx, &o)
 	if err != nil {
 		return r, err
 	}
@@ -138,7 +141,7 @@ func Install(ctx context.Context, h *Host, s Server, o Options) (r *Result, err 
 		return r, fmt.Errorf("%w: name it with --machine", err)
 	}
 	o.step("sending the agent")
-	remote, drop, err := h.send(ctx, o.Binary, o.sent(h))
+	remote, drop, err := h.send(ctx, binary, o.sent(h))
 	if err != nil {
 		return r, err
 	}
@@ -178,14 +181,14 @@ func (o *Options) sent(h *Host) func(done, total int64) {
 }
 
 // wait waits for the first heartbeat.
-func (o *Options) wait(ctx context.Context, heard func(context.Context) error, r *Result) error {
+func (o *Options) wait(ctx context.Context, heard func(context.Context, ...string) error, r *Result) error {
 	if o.NoWait {
 		return nil
 	}
 	o.step("waiting for the first heartbeat")
 	ctx, cancel := context.WithTimeout(ctx, o.Wait)
 	defer cancel()
-	if err := heard(ctx); err != nil {
+	if err := heard(ctx, names(r.Disks)...); err != nil {
 		return fmt.Errorf("the agent runs, and is not heard of: %w: see journalctl -u leeward-agent on the host", err)
 	}
 	r.Online = true
@@ -217,6 +220,18 @@ func paths(named []string) []string {
 	all := make([]string, len(named))
 	for i, n := range named {
 		all[i], _, _ = strings.Cut(n, "=")
+	}
+	return all
+}
+
+// names are those of disks, as the agent calls them.
+func names(disks []string) []string {
+	all := make([]string, len(disks))
+	for i, d := range disks {
+		path, name, ok := strings.Cut(d, "=")
+		if all[i] = name; !ok {
+			all[i] = filepath.Base(path)
+		}
 	}
 	return all
 }
@@ -356,7 +371,7 @@ exit 1`)
 // kernel goes on recording. One that does not stay up makes room for the one before.
 func Upgrade(ctx context.Context, h *Host, s Server, o Options) (r *Result, err error) {
 	r = &Result{Host: h.Target.String()}
-	f, err := h.ready(ctx, &o)
+	f, binary, err := h.ready(ctx, &o)
 	if err != nil {
 		return r, err
 	}
@@ -367,7 +382,7 @@ func Upgrade(ctx context.Context, h *Host, s Server, o Options) (r *Result, err 
 		return r, err
 	}
 	o.step("sending the agent")
-	remote, drop, err := h.send(ctx, o.Binary, o.sent(h))
+	remote, drop, err := h.send(ctx, binary, o.sent(h))
 	if err != nil {
 		return r, err
 	}

@@ -79,6 +79,12 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+func TestNames(t *testing.T) {
+	if got := names([]string{"/dev/disk/by-id/wwn-1=sda", "/dev/sdb"}); !slices.Equal(got, []string{"sda", "sdb"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestArchitecture(t *testing.T) {
 	text := filepath.Join(t.TempDir(), "text")
 	if err := os.WriteFile(text, []byte("#!/bin/sh\n"), 0o755); err != nil {

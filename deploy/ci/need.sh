@@ -35,6 +35,7 @@ test,demo,bench ; qemu-utils           ; qemu-img                               
 test,demo       ; ovmf                 ; /usr/share/OVMF/OVMF_CODE_4M.fd        ; booting with UEFI
 test,demo       ; libnbd-bin           ; nbdinfo                                ; checking the NBD server with another client
 test,package    ; systemd              ; systemd-analyze                        ; checking the systemd units
+package         ; debootstrap          ; debootstrap                            ; fresh hosts for the first day
 package         ; rpm                  ; rpm                                    ; installing the rpm packages
 test,package    ; iproute2             ; ip                                     ; a root to install packages into
 test,package    ; procps               ; pgrep                                  ; seeing that an install starts nothing

@@ -49,6 +49,10 @@ tree() { # tree ARCH NAME: the files of one package below $stage/NAME
 	case $2 in
 	leeward)
 		mkdir -p "$root/usr/lib/sysusers.d"
+		put 0644 deploy/systemd/leeward-{process,control,nats}.service "$root/usr/lib/systemd/system"
+		mkdir -p "$root/usr/share/leeward"
+		cp -r "$stage/agents" "$root/usr/share/leeward/agents" # for leeward agent install
+		put 0644 deploy/nats/node.conf "$root/usr/share/doc/$2"
 		install -m 0644 deploy/package/leeward.sysusers "$root/usr/lib/sysusers.d/leeward.conf"
 		"$stage/host.leeward" man "$root/usr/share/man/man1"
 		;;
@@ -66,6 +70,12 @@ tree() { # tree ARCH NAME: the files of one package below $stage/NAME
 	find "$root" -exec touch -h -d "@$stamp" {} +
 }
 
+# The server installs agents on hosts of any kind.
+mkdir "$stage/agents"
+for arch in amd64 arm64; do
+	build "$arch" leeward-agent ./agent/leeward-agent "$stage/agents/leeward-agent-linux-$arch"
+done
+
 for arch in ${ARCHES:-amd64 arm64}; do
 	name=leeward-$version-linux-$arch
 	mkdir "dist/$name"
@@ -79,7 +89,7 @@ for arch in ${ARCHES:-amd64 arm64}; do
 				"$go" tool -modfile=deploy/tools/go.mod nfpm package -f "deploy/package/$what.yaml" -p "$kind" -t dist/ >"$stage/nfpm" 2>&1 || { cat "$stage/nfpm" >&2; exit 1; }
 		done
 	done
-	cp LICENSE NOTICE deploy/systemd/* "dist/$name/"
+	cp LICENSE NOTICE deploy/systemd/*.service "dist/$name/"
 	[ ! -e README.md ] || cp README.md "dist/$name/"
 	tar -C dist --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$stamp" -cf - "$name" | gzip -9n >"dist/$name.tar.gz"
 	rm -r "dist/$name"

@@ -67,7 +67,7 @@ uses() { # what is installed is what it says, and works
 	in_root getent passwd leeward | grep -q ':/var/lib/leeward:/usr/sbin/nologin$' || fail "there is no user leeward as the unit wants it"
 	[ ! -e "$root/etc/leeward/agent.env" ] || fail "the package says what to protect"
 	[ "$(in_root stat -c '%U:%G %a' /etc/leeward/leeward.env)" = "root:leeward 640" ] || fail "/etc/leeward/leeward.env has the wrong owner or mode"
-	for u in leeward leeward-agent; do
+	for u in leeward leeward-agent leeward-process leeward-control leeward-nats; do
 		local said
 		said=$(in_root systemd-analyze verify --man=no "/usr/lib/systemd/system/$u.service" 2>&1 | grep "$u" || true)
 		[ -z "$said" ] || fail "systemd-analyze verify: $said"
@@ -111,11 +111,11 @@ echo "deb: upgrade keeps what the operator wrote"
 echo 'LEEWARD_LOG_LEVEL=debug' >>"$root/etc/leeward/leeward.env"
 echo 'LEEWARD_AGENT_ARGS=' >"$root/etc/leeward/agent.env"
 in_root dpkg -i "$deb_server" "$deb_agent" >"$top/log" 2>&1 || { cat "$top/log" >&2; fail "the upgrade failed"; }
-asked "daemon-reload;daemon-reload;daemon-reload;try-restart leeward.service;daemon-reload;try-restart leeward-agent.service"
+asked "daemon-reload;daemon-reload;daemon-reload;try-restart leeward.service leeward-nats.service leeward-process.service leeward-control.service;daemon-reload;try-restart leeward-agent.service"
 grep -q LOG_LEVEL=debug "$root/etc/leeward/leeward.env" || fail "an upgrade lost the operator's settings"
 echo "deb: remove and purge"
 in_root dpkg -r leeward leeward-agent >"$top/log" 2>&1 || { cat "$top/log" >&2; fail "dpkg -r failed"; }
-asked "--no-reload disable --now leeward.service;daemon-reload;--no-reload disable --now leeward-agent.service;daemon-reload"
+asked "--no-reload disable --now leeward.service leeward-nats.service leeward-process.service leeward-control.service;daemon-reload;--no-reload disable --now leeward-agent.service;daemon-reload"
 [ -e "$root/etc/leeward/leeward.env" ] && [ -e "$root/etc/leeward/agent.env" ] || fail "a removal took the settings"
 in_root dpkg -P leeward leeward-agent >"$top/log" 2>&1 || { cat "$top/log" >&2; fail "dpkg -P failed"; }
 [ -e "$root/var/lib/leeward/keys/vault.key" ] || fail "a purge took the vault's key"
