@@ -27,13 +27,18 @@ func run() int {
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	frugal(os.Args[1:])
+	return cli.Main(ctx, programOptions(os.Args[1:], os.Getenv))
+}
+
+// programOptions are those of this program: its streams, its version and its roles.
+func programOptions(args []string, getenv func(string) string) cli.Options {
 	v := cli.ThisVersion(Version)
-	return cli.Main(ctx, cli.Options{
-		Args: os.Args[1:], In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv,
+	return cli.Options{
+		Args: args, In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: getenv,
 		Version: v, Roles: []*cobra.Command{
 			appliance.Command(v.Version, keeper()...), appliance.ConfigCommand(), processCommand(), controlCommand(v.Version), natsCommand(), keepCommand(), fixCommand(),
 		},
-	})
+	}
 }
 
 // frugal makes the roles that move data collect garbage twice as often, unless somebody

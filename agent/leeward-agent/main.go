@@ -24,6 +24,14 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == "hook-keeper" {
 		os.Exit(hooks.KeeperMain())
 	}
+	root := rootCommand()
+	if err := root.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "leeward-agent:", err)
+		os.Exit(exitCode(err))
+	}
+}
+
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "leeward-agent",
 		Short: "Replicates the disks of this machine to a Leeward vault",
@@ -37,10 +45,7 @@ func main() {
 	root.AddCommand(enrolCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.AddCommand(profileCommand())
-	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "leeward-agent:", err)
-		os.Exit(exitCode(err))
-	}
+	return root
 }
 
 // usage marks an error of the command line.

@@ -70,6 +70,29 @@ func Main(ctx context.Context, o Options) int {
 	return code
 }
 
+// Parse reads a command line as Main does and runs nothing: it reports what would be wrong
+// with its words.
+func Parse(o Options) error {
+	a := &app{Options: o}
+	c, rest, err := a.root().Find(o.Args)
+	if err != nil {
+		return err
+	}
+	if err := c.ParseFlags(rest); err != nil {
+		return err
+	}
+	if help, _ := c.Flags().GetBool("help"); help {
+		return nil
+	}
+	if err := c.ValidateArgs(c.Flags().Args()); err != nil {
+		return err
+	}
+	if c.HasSubCommands() {
+		return unknown(c, c.Flags().Args())
+	}
+	return nil
+}
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "leeward",
