@@ -29,6 +29,36 @@ func TestCommandsInDocs(t *testing.T) {
 	}
 }
 
+// Every alert has a section in the runbook, and links to it.
+func TestAlertsHaveARunbook(t *testing.T) {
+	rules, err := os.ReadFile("deploy/prometheus/rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	runbook, err := os.ReadFile("docs/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(rules)) {
+		_, name, ok := strings.Cut(line, "- alert: ")
+		if !ok {
+			continue
+		}
+		n++
+		name = strings.TrimSpace(name)
+		if !strings.Contains(string(runbook), "\n### "+name+"\n") {
+			t.Errorf("docs/runbook.md has no section for %s", name)
+		}
+		if !strings.Contains(string(rules), "docs/runbook.md#"+strings.ToLower(name)+"\n") {
+			t.Errorf("%s links to no section of the runbook", name)
+		}
+	}
+	if n < 5 {
+		t.Errorf("found %d alerts", n)
+	}
+}
+
 func options(args []string) cli.Options {
 	return programOptions(args, os.Getenv)
 }
