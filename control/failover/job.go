@@ -2,7 +2,9 @@ package failover
 
 import (
 	"fmt"
+	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/leeward-dr/leeward/control/target"
@@ -21,6 +23,9 @@ const (
 const (
 	Isolated = "isolated" // reaches nothing; only the port of its proof can be reached, from the host
 	Open     = "open"     // reaches what the host reaches
+	// Bridge begins the name of a bridge of the host, like bridge:br0: a machine among those
+	// of its network. Only for what was failed over.
+	Bridge = "bridge:"
 )
 
 // Whether a machine's disks are copied to where it runs, see package hydrate.
@@ -55,7 +60,17 @@ type Options struct {
 	Hydrate      string `json:"hydrate,omitempty"`         // qemu: copy the disks here behind the machine: on (default of a failover) or off (of a test)
 	Libvirt      bool   `json:"libvirt,omitempty"`         // disk: describe the machine for libvirt beside its disks
 	KeepEvidence bool   `json:"keep_evidence,omitempty"`   // keep what the probe saw in the history
-	Network      string `json:"network,omitempty"`         // isolated or open; a test is always isolated, a failover open unless told otherwise
+	Network      string `json:"network,omitempty"`         // isolated, open or bridge:NAME; a test is always isolated, a failover open unless told otherwise
+	Address      string `json:"address,omitempty"`         // bridge: where the machine will be, for a proof by its port
+}
+
+// bridge is the bridge that the machine is to be attached to, "" if none.
+func (o Options) bridge() string {
+	name, ok := strings.CutPrefix(o.Network, Bridge)
+	if !ok {
+		return ""
+	}
+	return name
 }
 
 const defaultTimeout = 5 * time.Minute
@@ -91,8 +106,16 @@ func (r Request) Validate() error {
 		return fmt.Errorf("fix-ups %q: use auto, off or always", o.Fixup)
 	case o.Port < 0 || o.Port > 65535:
 		return fmt.Errorf("port %d: use 1 to 65535", o.Port)
-	case o.Network != "" && o.Network != Isolated && o.Network != Open:
-		return fmt.Errorf("network %q: use isolated or open", o.Network)
+	case o.Network != "" && o.Network != Isolated && o.Network != Open && o.bridge() == "":
+		return fmt.Errorf("network %q: use isolated, open or bridge:NAME", o.Network)
+	case o.bridge() != "" && r.Target != "qemu":
+		return fmt.Errorf("network %q: only target qemu has bridges", o.Network)
+	case o.Address != "" && net.ParseIP(o.Address) == nil:
+		return fmt.Errorf("address %q: use an IP address", o.Address)
+	case o.Address != "" && o.bridge() == "":
+		return fmt.Errorf("address %s belongs to network bridge:NAME", o.Address)
+	case o.bridge() != "" && o.Port != 0 && o.Address == "":
+		return fmt.Errorf("a proof by port %d on %s needs the address that the machine will have there", o.Port, o.Network)
 	case o.TimeoutSecs < 0 || o.TimeoutSecs > 86400:
 		return fmt.Errorf("timeout of %d seconds: use 1 to 86400", o.TimeoutSecs)
 	}

@@ -22,6 +22,7 @@ func Targets(log *slog.Logger) func(Request, target.Progress) (target.Target, er
 			return qemu.New(qemu.Config{
 				Hardware: qemu.Hardware(r.Options.Hardware), Open: r.Options.Network == Open, Log: log, Hydrate: r.Options.Hydrate == HydrateOn,
 				Fixup: cmp.Or(qemu.Fixup(r.Options.Fixup), qemu.FixupAuto), Helper: qemu.Helper{Args: []string{FixMachine}},
+				Bridge: r.Options.bridge(), Address: r.Options.Address,
 			}), nil
 		case "disk":
 			return disk.NewTarget(r.Options.Out, disk.Options{

@@ -37,7 +37,7 @@ test,demo       ; libnbd-bin           ; nbdinfo                                
 test,package    ; systemd              ; systemd-analyze                        ; checking the systemd units
 package         ; debootstrap          ; debootstrap                            ; fresh hosts for the first day
 package         ; rpm                  ; rpm                                    ; installing the rpm packages
-test,package    ; iproute2             ; ip                                     ; a root to install packages into
+test,package    ; iproute2             ; ip                                     ; bridges of a test, a root to install packages into
 test,package    ; procps               ; pgrep                                  ; seeing that an install starts nothing
 race            ; gcc                  ; cc                                     ; the race detector
 race            ; libc6-dev            ; /usr/include/stdlib.h                  ; the race detector

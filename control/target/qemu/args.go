@@ -22,6 +22,7 @@ const (
 const (
 	qmpFD    = 3
 	serialFD = 4
+	tapFD    = 5 // if the guest is on a bridge
 )
 
 // plan is a machine as QEMU is told of it.
@@ -34,6 +35,7 @@ type plan struct {
 	disks     int
 	hardware  Hardware
 	open      bool
+	bridge    string
 }
 
 // args returns QEMU's command line.
@@ -114,6 +116,12 @@ func (p *plan) netArgs() []string {
 	}
 	if p.open {
 		restrict = "off"
+	}
+	if p.bridge != "" {
+		return []string{
+			"-netdev", fmt.Sprintf("tap,id=%s,fd=%d", netName, tapFD),
+			"-device", card + ",netdev=" + netName + ",mac=" + macOf(p.name) + ",romfile=",
+		}
 	}
 	return []string{
 		"-netdev", "user,id=" + netName + ",restrict=" + restrict,

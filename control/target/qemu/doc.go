@@ -8,6 +8,10 @@
 // port on the loopback interface. That wants a guest that takes its address from
 // DHCP: one with a fixed address cannot be probed by port, only by its serial line.
 //
+// A machine that was failed over may instead be attached to a bridge of this host, among
+// the machines of the network that the bridge is part of; then it has the address that this
+// network gives it, and who wants one of its ports probed says that address.
+//
 // The hardware is what every operating system has drivers for, AHCI and e1000e, so
 // that a physical machine comes up unchanged. "virtio" is faster, for machines that
 // have its drivers in their initramfs.
@@ -24,5 +28,6 @@
 //	vars.fd        UEFI variables
 //
 // It never judges by the picture, never lets a guest see the recovery point but
-// through an overlay, and never changes the host's network.
+// through an overlay, and never changes the host's network but for the guest's port of a
+// bridge, which goes with the guest.
 package qemu

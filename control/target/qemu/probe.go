@@ -43,6 +43,9 @@ func (r *Run) Probe(ctx context.Context, p target.Probe) (*target.Result, error)
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
+	if r.cfg.Bridge != "" && p.Port != 0 && r.cfg.Address == "" {
+		return nil, fmt.Errorf("port %d of a machine on bridge %s cannot be probed: its address is not known", p.Port, r.cfg.Bridge)
+	}
 	checks, err := r.checks(&p)
 	if err != nil {
 		return nil, err
@@ -183,9 +186,12 @@ func (r *Run) waitLine(ctx context.Context, re *regexp.Regexp) (string, error) {
 
 // waitPort tries until a port of the guest answers.
 func (r *Run) waitPort(ctx context.Context, guest int, try func(ctx context.Context, host int) (string, error)) (string, error) {
-	host, err := r.forward(ctx, guest)
-	if err != nil {
-		return "", err
+	host := guest
+	if r.cfg.Bridge == "" {
+		var err error
+		if host, err = r.forward(ctx, guest); err != nil {
+			return "", err
+		}
 	}
 	tick := time.NewTicker(tryAgain)
 	defer tick.Stop()
@@ -253,16 +259,27 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+// at is where a port of the guest can be reached: one of this host that was forwarded, or
+// its own.
+func (r *Run) at(port int) string {
+	host := "127.0.0.1"
+	if r.cfg.Bridge != "" {
+		host = r.cfg.Address
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port))
+}
 
 // tryConnect finds out whether the guest accepts connections. QEMU accepts them
 // before the guest does, so it is asked how far it got.
 func (r *Run) tryConnect(ctx context.Context, host int) (string, error) {
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", loopback(host))
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", r.at(host))
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
+	if r.cfg.Bridge != "" {
+		return "accepts connections at " + c.RemoteAddr().String(), nil
+	}
 	tick := time.NewTicker(tryAgain / 4)
 	defer tick.Stop()
 	for {
@@ -306,7 +323,7 @@ func connection(table string, host int) (state string) {
 // tryHTTP finds out whether the guest answers a GET with 2xx.
 func (r *Run) tryHTTP(path string) func(context.Context, int) (string, error) {
 	return func(ctx context.Context, host int) (string, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+loopback(host)+path, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.at(host)+path, nil)
 		if err != nil {
 			return "", err
 		}

@@ -27,8 +27,9 @@ type process struct {
 	serial net.Conn
 }
 
-// launch starts QEMU in dir. It is killed when this process dies.
-func launch(binary string, args []string, dir string) (*process, error) {
+// launch starts QEMU in dir, which inherits more files behind its lines. It is killed when
+// this process dies.
+func launch(binary string, args []string, dir string, more ...*os.File) (*process, error) {
 	p := &process{log: filepath.Join(dir, qemuFile), done: make(chan struct{})}
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -46,7 +47,7 @@ func launch(binary string, args []string, dir string) (*process, error) {
 	p.cmd = exec.Command(binary, args...)
 	p.cmd.Dir = dir
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.ExtraFiles = theirs[:] // qmpFD, serialFD
+	p.cmd.ExtraFiles = append(theirs[:], more...) // qmpFD, serialFD, tapFD
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	started := make(chan error)
 	go p.run(started)

@@ -179,7 +179,7 @@ func TestManyDisksInADeepDirectory(t *testing.T) {
 // get fetches a page of the guest through a port of this host.
 func get(t testing.TB, port int) string {
 	t.Helper()
-	resp, err := http.Get("http://" + loopback(port) + "/")
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
 	if err != nil {
 		t.Error(err)
 		return ""

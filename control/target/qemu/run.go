@@ -122,7 +122,7 @@ func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine, a accel
 	if err != nil {
 		return err
 	}
-	if r.proc, err = launch(t.cfg.Binary, p.args(), r.dir); err != nil {
+	if r.proc, err = r.launch(ctx, p); err != nil {
 		log.Close()
 		return err
 	}
@@ -143,7 +143,32 @@ func (r *Run) bringUp(ctx context.Context, t *Target, m *target.Machine, a accel
 		}
 	}
 	r.hydrate()
+	if p.bridge != "" {
+		r.announce(ctx)
+	}
 	return nil
+}
+
+// launch starts QEMU, with an end of the bridge's cable if the guest is on one.
+func (r *Run) launch(ctx context.Context, p *plan) (*process, error) {
+	if p.bridge == "" {
+		return launch(r.cfg.Binary, p.args(), r.dir)
+	}
+	cable, err := attach(ctx, p.bridge)
+	if err != nil {
+		return nil, err
+	}
+	defer cable.Close() // QEMU has its own
+	return launch(r.cfg.Binary, p.args(), r.dir, cable)
+}
+
+// announce tells the switches of a bridge's network where the guest's address is now, some
+// times while it boots; they may still believe it elsewhere.
+func (r *Run) announce(ctx context.Context) {
+	how := map[string]any{"initial": 50, "max": 1000, "rounds": 10, "step": 100} // milliseconds
+	if err := r.mon.call(ctx, "announce-self", how, nil); err != nil {
+		r.log.Warn("the machine's address is not announced on its bridge", "err", err)
+	}
 }
 
 // export serves the disks through overlays: those of an earlier run in this directory, with

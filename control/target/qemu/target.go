@@ -33,6 +33,13 @@ type Config struct {
 	// Open lets the guest reach the host's network and the world. Never do that with
 	// a copy of a machine that still runs.
 	Open bool
+	// Bridge is a bridge of this host that the guest is attached to, among the machines of
+	// the network that it is part of; then Open says nothing. Never do that with a copy of a
+	// machine that still runs.
+	Bridge string
+	// Address is where the guest's ports are to be probed when it is on a bridge: nobody here
+	// can know it.
+	Address string
 	// MaxCPUs limits a guest's CPUs: default as many as the host has, and one without
 	// KVM, where more do not help.
 	MaxCPUs int
@@ -104,6 +111,11 @@ func (t *Target) Validate(_ context.Context, m *target.Machine) error {
 	}
 	if m.Firmware == "uefi" {
 		if _, err := findFirmware(firmwares); err != nil {
+			return err
+		}
+	}
+	if t.cfg.Bridge != "" {
+		if err := checkBridge(t.cfg.Bridge); err != nil {
 			return err
 		}
 	}
@@ -189,7 +201,7 @@ func (t *Target) cpus(want int, kvm bool) int {
 
 // plan decides what the machine looks like, and puts UEFI's variables into dir.
 func (t *Target) plan(m *target.Machine, a accel, dir string) (*plan, error) {
-	p := &plan{name: m.Name, accel: a, disks: len(m.Disks), hardware: t.cfg.Hardware, open: t.cfg.Open}
+	p := &plan{name: m.Name, accel: a, disks: len(m.Disks), hardware: t.cfg.Hardware, open: t.cfg.Open, bridge: t.cfg.Bridge}
 	memory, err := t.memory(m.Memory)
 	if err != nil {
 		return nil, err
