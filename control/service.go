@@ -72,7 +72,7 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 	}
 	ec := failover.Config{
 		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log, Adopt: cfg.Keeper.Adopt,
-		Points: s.points, Settle: s.settle, Target: cfg.Keeper.Keep(failover.Targets(log)), Changed: s.jobChanged,
+		Points: s.points, Settle: s.settle, Target: cfg.Keeper.Keep(failover.Targets(log)), Changed: s.jobChanged, Revived: s.copyRevived,
 	}
 	if cfg.targets != nil {
 		ec.Target, ec.Adopt = cfg.targets, cfg.adopt
@@ -254,4 +254,21 @@ func (s *Service) jobChanged(j failover.Job) {
 		}
 	}
 	s.publishTraced(s.base, fmt.Sprintf("job-%s-%s", j.ID, j.State), streams.Traceparent("job", j.ID, string(j.State)), e)
+}
+
+// kindRevived is the kind of the events that tell that the copy of a machine had ended by
+// accident and was started again.
+const kindRevived = "copy-restarted"
+
+// copyRevived tells of it.
+func (s *Service) copyRevived(j failover.Job, err error) {
+	e := &wire.Event{
+		Time: time.Now().UnixNano(), Machine: j.Request.Machine, Kind: kindRevived, Severity: wire.Warning, Try: "leeward job show " + j.ID,
+		What: fmt.Sprintf("machine %s, which was failed over, had ended with its keeper: it was started again from what it had put on its disks, and lives", j.Request.Machine),
+	}
+	if err != nil {
+		e.Severity = wire.Critical
+		e.What = clip(fmt.Sprintf("machine %s, which was failed over, has ended with its keeper and could not be started again: %v", j.Request.Machine, err))
+	}
+	s.publishTraced(s.base, fmt.Sprintf("job-%s-revived-%d", j.ID, j.Revision), streams.Traceparent("job", j.ID, "revived"), e)
 }

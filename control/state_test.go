@@ -28,7 +28,7 @@ func happened(kind string, at time.Time) *wire.Event {
 
 func codes(s *state, now time.Time) string {
 	out := ""
-	for _, m := range s.machinesView(now, "web", defaults) {
+	for _, m := range s.machinesView(now, "web", defaults, nil) {
 		for _, i := range m.Issues {
 			out += i.Code + " "
 		}
@@ -89,7 +89,7 @@ func TestStateViews(t *testing.T) {
 	if s.points[0].ID != "a" {
 		t.Error("points are not sorted by time")
 	}
-	m := s.machinesView(noon.Add(2*time.Minute), "web", defaults)[0]
+	m := s.machinesView(noon.Add(2*time.Minute), "web", defaults, nil)[0]
 	if m.Points != 2 || *m.RPO != 60 || m.LatestPoint.ID != "b" || m.Host != "web.example" {
 		t.Errorf("machine from points alone: %+v", m)
 	}
@@ -101,11 +101,11 @@ func TestStateViews(t *testing.T) {
 	s.receipt(&wire.Receipt{Machine: "web", Disk: "sda", Epoch: 3, Number: 4, Size: 8192, Time: noon.Add(-time.Second).UnixNano()})
 	s.opened(vault.DiskID{Machine: "web", Disk: "sda"}, 3, &vault.Open{Capture: "trace", Time: noon})
 	s.lease("web", "sda", noon, bus.Holder{Instance: "i"}, false)
-	d := s.machinesView(noon.Add(time.Second), "web", defaults)[0].Disks[0]
+	d := s.machinesView(noon.Add(time.Second), "web", defaults, nil)[0].Disks[0]
 	if d.Number != 5 || d.Capture != "trace" || !d.Held || d.Instance != "i" {
 		t.Errorf("disk: %+v", d)
 	}
-	if d := s.machinesView(noon.Add(time.Minute), "web", defaults)[0].Disks[0]; d.Held {
+	if d := s.machinesView(noon.Add(time.Minute), "web", defaults, nil)[0].Disks[0]; d.Held {
 		t.Error("a lease outlives its time")
 	}
 	if got := s.pointsView(api.Query{Machine: "web", Since: noon.Add(time.Second)}); len(got) != 1 || got[0].ID != "b" {

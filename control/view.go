@@ -12,26 +12,27 @@ import (
 	"github.com/leeward-dr/leeward/producers/markers"
 )
 
-// machinesView describes the machines, or the one that is named, sorted by name.
-func (s *state) machinesView(now time.Time, only string, t func(machine string) health.Thresholds) []api.Machine {
+// machinesView describes the machines, or the one that is named, sorted by name. copied
+// has the machines that are protected at the recovery site.
+func (s *state) machinesView(now time.Time, only string, t func(machine string) health.Thresholds, copied map[string]bool) []api.Machine {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := []api.Machine{}
 	for _, name := range slices.Sorted(maps.Keys(s.machines)) {
 		if only == "" || only == name {
-			out = append(out, s.machines[name].view(now, name, t(name)))
+			out = append(out, s.machines[name].view(now, name, t(name), copied[name]))
 		}
 	}
 	return out
 }
 
-func (m *machine) view(now time.Time, name string, t health.Thresholds) api.Machine {
+func (m *machine) view(now time.Time, name string, t health.Thresholds, copied bool) api.Machine {
 	f := m.facts
 	v := api.Machine{
 		Machine: name, Host: f.Host, OS: f.OS, Kernel: f.Kernel, CPUs: f.CPUs, MemoryBytes: f.Memory,
 		Firmware: f.Firmware, NICs: f.NICs, Points: m.points, Issues: []health.Issue{}, Disks: []api.Disk{},
 	}
-	in := health.Machine{Name: name, Since: m.since}
+	in := health.Machine{Name: name, Since: m.since, Copy: copied}
 	needs := m.needs
 	if now.Sub(m.needsAt) > agentSilent {
 		needs = nil // it may be true no more

@@ -46,6 +46,9 @@ type Config struct {
 	Adopt func(dir string) (target.Running, error)
 	// Changed is called after every change of a job's state; may be nil.
 	Changed func(Job)
+	// Revived is called when a machine that was failed over has ended with its keeper and was
+	// started again, or could not be; may be nil.
+	Revived func(j Job, err error)
 	Log     *slog.Logger
 }
 
@@ -178,7 +181,7 @@ func kindOf(id string) string {
 // Test starts a test failover and returns its job at once. A request with an id
 // that was seen before returns the job of that request.
 func (e *Engine) Test(r Request) (Job, error) {
-	if r.Options.Network == Open {
+	if n := r.Options.Network; n != "" && n != Isolated {
 		return Job{}, fmt.Errorf("%w: a test is isolated: a copy of a machine that runs must not reach the network", ErrRequest)
 	}
 	return e.start(TestFailover, r)

@@ -60,8 +60,17 @@ func (e *Engine) revive(ctx context.Context, l *live) bool {
 		j.Ended, j.Error, j.Code = time.Time{}, "", ""
 	})
 	err := e.again(ctx, l)
-	if err != nil && !e.leaves(l) {
+	if err != nil && e.leaves(l) {
+		return false // this process ends; the next one sees to it
+	}
+	if err != nil {
 		e.failed(l, fmt.Errorf("start the machine again: %w", err))
+	}
+	if e.cfg.Revived != nil {
+		e.mu.Lock()
+		j := l.job.clone()
+		e.mu.Unlock()
+		e.cfg.Revived(j, err)
 	}
 	return err == nil
 }

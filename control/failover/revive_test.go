@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/leeward-dr/leeward/control/target/targettest"
 )
@@ -42,7 +44,13 @@ func TestFailedOverMachineIsStartedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	e, err := New(keptConfig(s, v, log))
+	told := make(chan string, 8)
+	config := func() Config {
+		c := keptConfig(s, v, log)
+		c.Revived = func(j Job, err error) { told <- fmt.Sprint(j.Request.Machine, " ", j.State, " ", err) }
+		return c
+	}
+	e, err := New(config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +80,14 @@ func TestFailedOverMachineIsStartedAgain(t *testing.T) {
 			return now.State == Alive && deaths(now) == times
 		})
 		goesOn(t, run)
+		select {
+		case what := <-told:
+			if what != s.Request.Machine+" alive <nil>" {
+				t.Errorf("told is %q", what)
+			}
+		case <-time.After(longTime):
+			t.Error("nobody is told")
+		}
 	}
 	killKeeper(t, run)
 	revived(e, 1)
@@ -83,7 +99,7 @@ func TestFailedOverMachineIsStartedAgain(t *testing.T) {
 	goesOn(t, run)
 	killKeeper(t, run)
 	targettest.WaitFor(t, longTime, "QEMU ends with its keeper", func() bool { return len(targettest.WorkIn(s.Dir)) == 0 })
-	if e, err = New(keptConfig(s, v, log)); err != nil {
+	if e, err = New(config()); err != nil {
 		t.Fatal(err)
 	}
 	defer e.Stop(context.Background())

@@ -65,6 +65,7 @@ type Machine struct {
 	Point      time.Time // cut of the newest listed recovery point; zero if none
 	App        time.Time // cut of the newest application-consistent one; zero if none
 	Off        string    // why it is not to be protected now, e.g. it runs elsewhere; empty if it is
+	Copy       bool      // it runs at the recovery site and is protected there: its keeper publishes, not its agent
 	Trouble    string    // why the bus takes nothing of its agent now; empty if it does
 	Disks      []Disk
 	Conditions []Condition
@@ -117,15 +118,20 @@ func Check(now time.Time, m Machine, t Thresholds) (Level, []Issue) {
 	}
 	var all []Issue
 	all = append(all, rpo(now, m, t)...)
-	all = append(all, app(now, m, t)...)
-	all = append(all, heartbeat(now, m, t)...)
-	if m.Trouble != "" {
+	if !m.Copy { // its points are cut at the hypervisor, and its agent is to be silent
+		all = append(all, app(now, m, t)...)
+		all = append(all, heartbeat(now, m, t)...)
+	}
+	if m.Trouble != "" && !m.Copy {
 		all = append(all, Issue{
 			Code: "bus-refuses", Level: Warning, Cause: "the bus takes no changes of this machine, they wait on it: " + m.Trouble,
 			Remedy: "see the backlog: leeward status; it drains by itself when the vault takes writes (leeward event ls --kind store-failed)",
 		})
 	}
 	for _, c := range m.Conditions {
+		if m.Copy && (c.Kind == Fenced || c.Kind == GroupAborted) {
+			continue // the old home is kept out, which is meant to be
+		}
 		if i, ok := condition(now, c, t); ok {
 			all = append(all, i)
 		}
@@ -158,6 +164,9 @@ func rpo(now time.Time, m Machine, t Thresholds) []Issue {
 		Code: "rpo-exceeded", Level: Warning,
 		Cause:  fmt.Sprintf("the newest recovery point is %s old, the threshold is %s", short(age), short(t.RPO)),
 		Remedy: "see that leeward-agent runs on the machine and reaches the server, and that the vault's store accepts writes",
+	}
+	if m.Copy {
+		i.Remedy = "see that the machine runs here and its keeper reaches the bus (leeward failover show " + m.Name + "), and that the vault's store accepts writes; re-protect it again if need be"
 	}
 	if age > 4*t.RPO || t.Crash > 0 && age > max(t.Crash, t.RPO) {
 		i.Level = Critical

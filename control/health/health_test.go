@@ -101,6 +101,25 @@ func TestSilentDisksAreOneIssue(t *testing.T) {
 	}
 }
 
+// A machine that is protected at the recovery site has points from there, and no agent.
+func TestCopyIsJudgedByItsPoints(t *testing.T) {
+	m := fine()
+	m.Copy, m.Trouble, m.App = true, "the old agent is fenced", ago(1000*time.Hour)
+	m.Disks = []Disk{{Name: "sda", Heartbeat: ago(time.Hour), Receipt: ago(time.Hour)}}
+	m.Conditions = []Condition{{Kind: Fenced, Since: ago(time.Minute), Count: 3, What: "the old home"}}
+	th := Default()
+	th.App = time.Hour
+	if level, issues := Check(now, m, th); level != Healthy || len(issues) != 0 {
+		t.Errorf("got %s %+v", level, issues)
+	}
+	m.Point = ago(6 * time.Minute)
+	m.Conditions = append(m.Conditions, Condition{Kind: StoreFailed, Since: ago(time.Minute), Count: 1, What: "full"})
+	level, issues := Check(now, m, th)
+	if level != Critical || len(issues) != 2 || issues[0].Code != StoreFailed || issues[1].Code != "rpo-exceeded" || strings.Contains(issues[1].Remedy, "leeward-agent") {
+		t.Errorf("got %s %+v", level, issues)
+	}
+}
+
 func TestThresholds(t *testing.T) {
 	if err := Default().Validate(); err != nil {
 		t.Error(err)
