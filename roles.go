@@ -18,6 +18,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers"
 	"github.com/leeward-dr/leeward/consumers/process"
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/consumers/vault/store"
 	"github.com/leeward-dr/leeward/control"
 	"github.com/leeward-dr/leeward/control/cli"
 	"github.com/leeward-dr/leeward/control/console"
@@ -36,6 +37,8 @@ const (
 	roleStop  = time.Minute
 	// askAgain is how often a control that waits looks whether it is its turn.
 	askAgain = 2 * time.Second
+	// sayAgain is how often the log says that something is still waited for.
+	sayAgain = 30 * time.Second
 )
 
 // roleFlags are what a process server and a control need.
@@ -96,10 +99,9 @@ func (f *roleFlags) log(w io.Writer) (*slog.Logger, error) {
 }
 
 // open connects, has ensure see to the streams and unlocks the vault. The bus may be
-// coming up at the same time, so all of it is tried for a while.
-func (f *roleFlags) open(ctx context.Context, log *slog.Logger, ensure func(context.Context, *bus.Bus) error) (b *bus.Bus, v *vault.Vault, err error) {
-	ctx, cancel := context.WithTimeout(ctx, roleStart)
-	defer cancel()
+// coming up at the same time, so all of it is tried for a while, patience; streams that no
+// control has made yet are waited for as long as it takes.
+func (f *roleFlags) open(ctx context.Context, log *slog.Logger, patience time.Duration, ensure func(context.Context, *bus.Bus) error) (b *bus.Bus, v *vault.Vault, err error) {
 	key, err := vault.KeyFromFile(f.key)
 	if err != nil {
 		return nil, nil, err
@@ -108,26 +110,59 @@ func (f *roleFlags) open(ctx context.Context, log *slog.Logger, ensure func(cont
 	if err != nil {
 		return nil, nil, err
 	}
-	if v, err = vault.Unlock(ctx, st, key); err != nil {
+	if v, err = unlock(ctx, st, key, patience); err != nil {
 		return nil, nil, err
 	}
 	f.connect.Log = log
-	for {
-		if b, err = bus.Connect(ctx, f.connect); err == nil {
-			if err = ensure(ctx, b); err == nil {
-				return b, v, nil
-			}
-			b.Close()
+	var said time.Time
+	for until := time.Now().Add(patience); ; {
+		if b, err = f.try(ctx, until, ensure); err == nil {
+			return b, v, nil
 		}
-		if ctx.Err() != nil || !errors.Is(err, bus.ErrUnreachable) && !errors.Is(err, errNoStreams) && !streams.Retryable(err) {
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		waits := errors.Is(err, errNoStreams)
+		if waits { // the bus is there: from now on patience begins anew
+			until = time.Now().Add(patience)
+		}
+		if time.Now().After(until) || !errors.Is(err, bus.ErrUnreachable) && !waits && !streams.Retryable(err) {
 			return nil, nil, err
 		}
-		log.Warn("the bus is not ready, trying again", "err", err)
+		if time.Since(said) > sayAgain {
+			said = time.Now()
+			if waits {
+				log.Info("waiting for control", "why", err.Error())
+			} else {
+				log.Warn("the bus is not ready, trying again", "err", err)
+			}
+		}
 		select {
-		case <-time.After(askAgain):
+		case <-time.After(min(askAgain, patience/4)):
 		case <-ctx.Done():
 		}
 	}
+}
+
+func unlock(ctx context.Context, st store.Store, key vault.Key, patience time.Duration) (*vault.Vault, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return vault.Unlock(ctx, st, key)
+}
+
+// try connects once and sees to the streams.
+func (f *roleFlags) try(ctx context.Context, until time.Time, ensure func(context.Context, *bus.Bus) error) (*bus.Bus, error) {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	b, err := bus.Connect(ctx, f.connect)
+	if err != nil {
+		return nil, err
+	}
+	if err := ensure(ctx, b); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
 }
 
 func (f *roleFlags) ensure(ctx context.Context, b *bus.Bus) error {
@@ -184,8 +219,11 @@ func processCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		b, v, err := f.open(cmd.Context(), log, made)
+		b, v, err := f.open(cmd.Context(), log, roleStart, made)
 		if err != nil {
+			if cmd.Context().Err() != nil {
+				return nil // it was stopped while it waited
+			}
 			return err
 		}
 		defer b.Close()
@@ -236,7 +274,7 @@ func controlCommand(version string) *cobra.Command {
 		if err := os.MkdirAll(f.dir, 0o700); err != nil {
 			return fmt.Errorf("make the directory of jobs: %w", err)
 		}
-		b, v, err := f.open(cmd.Context(), log, f.ensure)
+		b, v, err := f.open(cmd.Context(), log, roleStart, f.ensure)
 		if err != nil {
 			return err
 		}
@@ -260,13 +298,26 @@ func (f *roleFlags) control(cmd *cobra.Command, m manageFlags, version string, b
 	defer ab.Close()
 	cfg := control.Default()
 	cfg.Dir, cfg.Version, cfg.Health.RPO = f.dir, version, f.rpo
-	cfg.Keeper = failover.Keeper{Command: keeper(), Vault: f.vault, KeyFile: f.key}
+	// A machine that is re-protected publishes with the rights of control, from a process of
+	// its own: what it is told must be good there.
+	cfg.Keeper = failover.Keeper{Command: keeper(), Vault: f.vault, KeyFile: absolute(f.key), Bus: absolute(f.connect.Context), Server: f.connect.URL}
 	fmt.Fprintf(cmd.OutOrStdout(), "control is up, waiting for its turn\n  bus       %s\n  vault     %s (%s)\n", b.Conn.ConnectedUrlRedacted(), v.Store().URL(), v.ID())
 	p.say(cmd.OutOrStdout())
 	err = turns(cmd.Context(), b, log, func() *fx.App {
 		return fx.New(fx.NopLogger, fx.StartTimeout(roleStart), fx.StopTimeout(roleStop), fx.Supply(b, v, cfg, log), control.Module, on.enter(o))
 	}, cmd.OutOrStdout())
 	return errors.Join(err, p.close())
+}
+
+// absolute is the path of a file, wherever a process works; the name of a context is none.
+func absolute(path string) string {
+	if _, err := os.Stat(path); err != nil {
+		return path
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 // turns runs what make makes whenever this process has the lease of control, until

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -23,6 +24,7 @@ import (
 	"github.com/leeward-dr/leeward/control/enrol"
 	"github.com/leeward-dr/leeward/embed"
 	"github.com/leeward-dr/leeward/embed/appliance"
+	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 )
 
@@ -117,18 +119,9 @@ func get(t *testing.T, url string) (int, string) {
 	return r.StatusCode, string(b)
 }
 
-// A process server and two controls, each on its own: the process server has the
-// rights of one and needs no other, control lets agents in, and when it ends the
-// other takes over on its port.
-func TestRolesOnTheirOwn(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	var refused sync.Map
-	s, err := embed.Start(t.Context(), embed.Config{Dir: dir, Listen: "127.0.0.1:-1", Refused: func(r embed.Refusal) { refused.Store(r, true) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Stop(context.Background()) }) // the roles have ended; what is left of it goes with the test
+// makeVault makes a vault and its key where roles look for them.
+func makeVault(t *testing.T, dir string) {
+	t.Helper()
 	key := filepath.Join(dir, "keys", "vault.key")
 	if err := appliance.MakeKey(key); err != nil {
 		t.Fatal(err)
@@ -144,6 +137,80 @@ func TestRolesOnTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A process server that is there before control has made the streams waits, longer than it
+// would wait for anything else, and says so.
+func TestProcessServerWaitsForControl(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := embed.Start(t.Context(), embed.Config{Dir: dir, Listen: "127.0.0.1:-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Stop(context.Background()) })
+	makeVault(t, dir)
+	var log said
+	f := roleFlags{dir: dir, vault: "dir://" + filepath.Join(dir, "vault"), key: filepath.Join(dir, "keys", "vault.key"), connect: bus.Options{Context: embed.ContextFile(dir, embed.Process)}}
+	type opened struct {
+		b   *bus.Bus
+		err error
+	}
+	done := make(chan opened, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const patience = 2 * time.Second
+	tries := 0
+	tried := make(chan struct{}, 1000)
+	go func() {
+		b, _, err := f.open(ctx, slog.New(slog.NewJSONHandler(&log, nil)), patience, func(ctx context.Context, b *bus.Bus) error {
+			tried <- struct{}{}
+			return made(ctx, b)
+		})
+		done <- opened{b, err}
+	}()
+	for end := time.Now().Add(3 * patience / 2); tries < 3 || time.Now().Before(end); tries++ {
+		select {
+		case <-tried:
+		case o := <-done:
+			t.Fatalf("it waits no longer: %v, after %d tries", o.err, tries)
+		case <-time.After(rolesPatience):
+			t.Fatal("it tries no more")
+		}
+	}
+	log.find(t, `"msg":"(waiting for control)"`)
+	b, err := s.Connect(t.Context(), embed.Control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := streams.Ensure(t.Context(), b.JS, s.Streams()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case o := <-done:
+		if o.err != nil {
+			t.Fatal(o.err)
+		}
+		o.b.Close()
+	case <-time.After(rolesPatience):
+		t.Fatal("it does not notice that control has made the streams")
+	}
+}
+
+// A process server and two controls, each on its own: the process server has the
+// rights of one and needs no other, control lets agents in, and when it ends the
+// other takes over on its port.
+func TestRolesOnTheirOwn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var refused sync.Map
+	s, err := embed.Start(t.Context(), embed.Config{Dir: dir, Listen: "127.0.0.1:-1", Refused: func(r embed.Refusal) { refused.Store(r, true) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Stop(context.Background()) }) // the roles have ended; what is left of it goes with the test
+	makeVault(t, dir)
 
 	pout, pstop := role(t, processCommand(), dir, "--manage", "127.0.0.1:0")
 	out, stop := role(t, controlCommand("1.0.0"), dir, "--manage", "127.0.0.1:0")
@@ -175,7 +242,7 @@ func TestRolesOnTheirOwn(t *testing.T) {
 // letIn enrols an agent and connects as it.
 func letIn(t *testing.T, dir, url string) {
 	t.Helper()
-	b, err := bus.Connect(t.Context(), bus.Options{Context: filepath.Join(dir, "contexts", "operator.json")})
+	b, err := bus.Connect(t.Context(), bus.Options{Context: filepath.Join(dir, "contexts", "admin.json")})
 	if err != nil {
 		t.Fatal(err)
 	}

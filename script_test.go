@@ -7,17 +7,31 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/leeward-dr/leeward/agent/quiesce"
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/vaulttest"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
 func TestMain(m *testing.M) {
+	// Tests have their program run again: as a keeper, or as the guard of an agent. A word
+	// that is not known here must not run the tests again, within themselves.
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") && filepath.Base(os.Args[0]) != "leeward" {
+		switch os.Args[1] {
+		case keepName:
+			os.Exit(run())
+		case "guard":
+			os.Exit(quiesce.GuardMain())
+		}
+		os.Stderr.WriteString("this test binary knows no command " + os.Args[1] + "\n")
+		os.Exit(2)
+	}
 	testscript.Main(m, map[string]func(){"leeward": func() { os.Exit(run()) }})
 }
 

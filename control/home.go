@@ -9,6 +9,7 @@ import (
 
 	"github.com/leeward-dr/leeward/consumers/mastertarget"
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/target/keeper"
 	"github.com/leeward-dr/leeward/streams/wire"
@@ -18,10 +19,6 @@ import (
 type wayHome struct{ s *Service }
 
 var _ Home = wayHome{}
-
-// otherDisk, before the path of a disk at home, says that it may be another than the
-// machine had.
-const otherDisk = "other:"
 
 const (
 	precopies = 4 // rounds of copying before the machine is stopped, at most
@@ -56,7 +53,7 @@ func (w wayHome) Reprotect(ctx context.Context, h Homeward) error {
 		return fmt.Errorf("point %s has no machine %s", h.Point, h.Machine)
 	}
 	how := failover.Protection{
-		Bus: w.s.cfg.Keeper.Bus, Holder: h.Holder,
+		Bus: w.s.cfg.Keeper.Bus, Server: w.s.cfg.Keeper.Server, Holder: h.Holder,
 		Facts: wire.Facts{Host: k.Host, CPUs: k.CPUs, Memory: k.Memory, Firmware: k.Firmware, OS: k.OS, Kernel: k.Kernel, NICs: k.NICs},
 	}
 	if _, err := w.ask(ctx, h, failover.DoProtect, how); err != nil {
@@ -187,7 +184,7 @@ func (w wayHome) openHome(ctx context.Context, h Homeward, k *vault.PointMachine
 		if !ok {
 			return nil, fmt.Errorf("it is not said where disk %s of machine %s is at home: add --disk %s=PATH", d.Disk, h.Machine, d.Disk)
 		}
-		path, other := strings.CutPrefix(path, otherDisk)
+		path, other := strings.CutPrefix(path, api.OtherDisk)
 		m, err := mastertarget.Open(ctx, mastertarget.Config{
 			Vault: w.s.vault, Disk: vault.DiskID{Machine: h.Machine, Disk: d.Disk}, Path: path, Other: other,
 			StateDir: filepath.Join(w.s.cfg.Dir, "home"), Size: d.Size, Log: w.s.log,

@@ -33,7 +33,8 @@ const (
 
 // Protection says how a machine is re-protected.
 type Protection struct {
-	Bus      string        `json:"bus"`    // file with the context for the bus
+	Bus      string        `json:"bus"` // file with the context for the bus
+	Server   string        `json:"server,omitempty"`
 	Holder   string        `json:"holder"` // who the fence lets write
 	Group    string        `json:"group,omitempty"`
 	Facts    wire.Facts    `json:"facts"`
@@ -250,7 +251,7 @@ func (l *led) protect(ctx context.Context, p *Protection) error {
 	for i, d := range l.all {
 		c.Disks = append(c.Disks, reverse.Disk{Name: d.name, Base: d.at, Overlay: g.Overlay(i)})
 	}
-	b, err := l.connect(ctx, bus.Options{Name: "leeward re-protection of " + l.machine.Name, Context: p.Bus, Log: l.log})
+	b, err := l.connect(ctx, bus.Options{Name: "leeward re-protection of " + l.machine.Name, Context: p.Bus, URL: p.Server, Log: l.log})
 	if err != nil {
 		return err
 	}

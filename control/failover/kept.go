@@ -24,6 +24,7 @@ type Keeper struct {
 	Vault   string // URL of the store
 	KeyFile string // of the vault; the keeper reads it itself, it is told no secret
 	Bus     string // file with the context (see bus.Options) for machines that are re-protected
+	Server  string // of the bus, if it is another than the context's
 }
 
 // keptSpec is what a keeper is told.
