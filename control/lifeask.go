@@ -3,6 +3,8 @@ package control
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -115,6 +117,10 @@ func (s *Service) AskLife(ctx context.Context, kind life.Kind, r api.LifeRequest
 	s.editing.Lock()
 	defer s.editing.Unlock()
 	e := life.Event{Kind: kind, By: api.ActorOf(ctx).Name, Order: r.Order}
+	e.Order.Together = nil
+	if kind == life.Start && r.Planned && r.Group != "" && len(machines) > 1 {
+		e.Order.Together = &life.Together{ID: jointID(r.ID), Group: r.Group, Members: machines}
+	}
 	points := map[string]string{}
 	for _, m := range machines {
 		l := s.lives.get(m)
@@ -147,6 +153,14 @@ func (s *Service) AskLife(ctx context.Context, kind life.Kind, r api.LifeRequest
 		out = append(out, *shown(l))
 	}
 	return out, nil
+}
+
+// jointID names a joint failover. The same request is the same one, whoever asks again.
+func jointID(request string) string {
+	if request == "" {
+		request = rand.Text()
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(request)))[:16]
 }
 
 // pointFor checks what can be checked before a step: the order of a failover, and the
@@ -350,15 +364,19 @@ func (v *lives) atHome(machines []string) (home []string) {
 
 // machinesNow describes the machines, or the one that is named, with their lives.
 func (s *Service) machinesNow(now time.Time, only string) []api.Machine {
-	all := s.state.machinesView(now, only, s.thresholds)
+	copied := map[string]bool{}
+	for _, l := range s.lives.list() {
+		copied[l.Machine] = l.Phase.Copied()
+	}
+	all := s.state.machinesView(now, only, s.thresholds, copied)
 	for i := range all {
 		s.showLife(&all[i])
 	}
 	return all
 }
 
-// showLife adds the life of a machine. One that is not protected at home has no health,
-// but for what its copy lacks.
+// showLife adds the life of a machine. One that is protected neither at home nor at the
+// recovery site has no health, but for what its copy lacks.
 func (s *Service) showLife(m *api.Machine) {
 	l := s.lives.get(m.Machine)
 	if l.Attempt == 0 {
@@ -368,9 +386,11 @@ func (s *Service) showLife(m *api.Machine) {
 	if !l.Phase.Away() {
 		return
 	}
-	m.Health, m.Issues = health.NotApplicable, []health.Issue{}
+	if !l.Phase.Copied() {
+		m.Health, m.Issues = health.NotApplicable, []health.Issue{}
+	}
 	issue := func(code string, level health.Level, cause, try string) {
-		m.Health = level
+		m.Health = health.Worse(m.Health, level)
 		m.Issues = append(m.Issues, health.Issue{Code: code, Level: level, Machine: m.Machine, Cause: cause, Remedy: try})
 	}
 	switch {

@@ -107,33 +107,52 @@ func (v *lives) check(ctx context.Context, l *life.Life) (life.Event, error) {
 	return life.Event{Point: k.Point.ID, Text: fmt.Sprintf("point %s of %s", k.Point.ID, k.Point.Time.UTC().Format(time.RFC3339))}, nil
 }
 
+// quiesce stops the machine's applications, if a command was given for that.
+func (v *lives) quiesce(ctx context.Context, l *life.Life) error {
+	if l.Order.Quiesce == "" {
+		return nil
+	}
+	said, err := hook(ctx, l, "quiesce", l.Order.Quiesce)
+	if err != nil {
+		return fmt.Errorf("the command that stops the applications failed: %w", err)
+	}
+	if said != "" {
+		v.s.log.Info("applications were stopped", "machine", l.Machine, "said", said)
+	}
+	return nil
+}
+
 // drain makes the final point of a planned failover and waits until it is whole.
 func (v *lives) drain(ctx context.Context, l *life.Life) (life.Event, error) {
-	if l.Order.Quiesce != "" {
-		if said, err := hook(ctx, l, "quiesce", l.Order.Quiesce); err != nil {
-			return life.Event{}, fmt.Errorf("the command that stops the applications failed: %w", err)
-		} else if said != "" {
-			v.s.log.Info("applications were stopped", "machine", l.Machine, "said", said)
-		}
+	if l.Order.Together != nil {
+		return v.drainTogether(ctx, l)
 	}
+	if err := v.quiesce(ctx, l); err != nil {
+		return life.Event{}, err
+	}
+	id, err := v.finalPoint(ctx, l.Machine, []string{l.Machine})
+	return life.Event{Point: id, Text: "final point " + id}, err
+}
+
+// finalPoint has machines cut together, and waits until the vault has the point.
+func (v *lives) finalPoint(ctx context.Context, group string, members []string) (string, error) {
 	var m *wire.Marker
 	for n := 0; m == nil; n++ {
 		var err error
 		m, err = markers.Lead(ctx, v.s.bus.Conn, v.s.bus.JS, markers.Plan{
-			ID: markers.NewID(rand.Text()), Group: l.Machine, Members: []string{l.Machine}, Consistency: wire.Crash,
+			ID: markers.NewID(rand.Text()), Group: group, Members: members, Consistency: wire.Crash,
 			Limit: 10 * time.Second, Every: stillTime / 2, Patience: markers.DefaultPatience, // the agent's own limit is shorter
 		})
 		if _, failed := errors.AsType[*markers.Failure](err); err != nil && (!failed || n+1 >= finalTries || !pauseFor(ctx, 2*time.Second)) {
-			return life.Event{}, fmt.Errorf("no final point: %w", err)
+			return "", fmt.Errorf("no final point: %w", err)
 		}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, finalTime, fmt.Errorf("the final point %s is not in the vault after %v: see that a process server runs", m.ID, finalTime))
 	defer cancel()
-	err := poll(ctx, func() (bool, error) {
+	return m.ID, poll(ctx, func() (bool, error) {
 		v.s.decider.recheck()
 		return v.s.state.listed(m.ID), nil
 	})
-	return life.Event{Point: m.ID, Text: "final point " + m.ID}, err
 }
 
 // hook runs a command of the operator.
@@ -157,21 +176,37 @@ func (v *lives) fence(ctx context.Context, l *life.Life) (life.Event, error) {
 	}); err != nil || !l.Order.Planned {
 		return life.Event{}, err
 	}
-	loss, err := v.untilQuiet(ctx, l.Machine)
+	var loss uint64
+	var err error
+	if l.Order.Together != nil {
+		loss, err = v.fenceTogether(ctx, l)
+	} else {
+		loss, err = v.lossOf(ctx, l)
+	}
 	if err != nil {
 		return life.Event{}, err
 	}
+	return life.Event{Loss: &loss, Text: fmt.Sprintf("%d bytes changed after the final point", loss)}, nil
+}
+
+// lossOf returns how many bytes the fenced source of a planned failover changed after the
+// final point. It is an error if that is more than the operator allows.
+func (v *lives) lossOf(ctx context.Context, l *life.Life) (uint64, error) {
+	loss, err := v.untilQuiet(ctx, l.Machine)
+	if err != nil {
+		return 0, err
+	}
 	if err := v.s.settle(ctx, l.Machine); err != nil {
-		return life.Event{}, err
+		return 0, err
 	}
 	if err := v.nothingBehind(ctx, l); err != nil {
-		return life.Event{}, err
+		return 0, err
 	}
 	if loss > l.Order.MaxLoss {
-		return life.Event{}, fmt.Errorf("%d bytes changed on the source after the final point, at most %d are allowed: stop what writes there, or allow more with --max-loss",
+		return 0, fmt.Errorf("%d bytes changed on the source after the final point, at most %d are allowed: stop what writes there, or allow more with --max-loss",
 			loss, l.Order.MaxLoss)
 	}
-	return life.Event{Loss: &loss, Text: fmt.Sprintf("%d bytes changed after the final point", loss)}, nil
+	return loss, nil
 }
 
 // nothingBehind makes sure that the vault holds nothing of the machine behind its point.

@@ -35,6 +35,8 @@ type lives struct {
 	stopped bool
 	fences  map[string]*streams.Fence // as they stand in the bucket
 	quiet   map[string]*markers.Quiet // what fenced agents said last
+	// meetings are those of joint failovers, by their id.
+	meetings map[string]*meeting
 	// dies is for tests: control is killed here.
 	dies func(where string, l *life.Life) bool
 	wg   sync.WaitGroup
@@ -49,7 +51,7 @@ type alive struct {
 }
 
 func newLives(s *Service) *lives {
-	v := &lives{s: s, all: map[string]*alive{}, changed: make(chan struct{}), fences: map[string]*streams.Fence{}, quiet: map[string]*markers.Quiet{}}
+	v := &lives{s: s, all: map[string]*alive{}, changed: make(chan struct{}), fences: map[string]*streams.Fence{}, quiet: map[string]*markers.Quiet{}, meetings: map[string]*meeting{}}
 	v.works = v.workers()
 	return v
 }
@@ -151,6 +153,9 @@ func (v *lives) step(machine string, e life.Event) (*life.Life, error) {
 	}
 	if next.Phase != was.Phase || e.Kind == life.Fail {
 		v.tell(next, e)
+	}
+	if next.Phase != was.Phase {
+		v.s.guides.wake() // it may have left its group's points, or be back
 	}
 	v.mu.Lock()
 	v.news()

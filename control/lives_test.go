@@ -30,6 +30,7 @@ type lifeSite struct {
 	*lab
 	mu     sync.Mutex
 	copies map[string]string // job that runs: point, as the first disk's last block tells
+	owner  map[string]string // job: machine
 	export bool              // the copy writes into the vault
 	dead   bool              // no proof of life
 	killed map[string]bool   // where control was killed already
@@ -67,11 +68,13 @@ func (f *fakeTarget) Start(ctx context.Context, m *target.Machine, dir string) (
 	if f.n != w.n {
 		return nil, errors.New("this process is dead")
 	}
-	if len(w.copies) > 0 {
-		w.Errorf("a copy is started, and %v run already", w.copies)
-	}
 	job := filepath.Base(filepath.Dir(dir))
-	w.copies[job] = string(b)
+	for other := range w.copies {
+		if w.owner[other] == m.Name {
+			w.Errorf("a copy of %s is started, and job %s keeps one already", m.Name, other)
+		}
+	}
+	w.copies[job], w.owner[job] = string(b), m.Name
 	return &fakeMachine{w, job}, nil
 }
 
@@ -128,7 +131,7 @@ func (w *lifeSite) Stay(context.Context, Homeward) error   { return nil }
 func (w *lifeSite) Settle(context.Context, Homeward) error { return w.set(&w.export, false) }
 
 func newLifeSite(t *testing.T) *lifeSite {
-	w := &lifeSite{lab: newLab(t), copies: map[string]string{}, killed: map[string]bool{}}
+	w := &lifeSite{lab: newLab(t), copies: map[string]string{}, owner: map[string]string{}, killed: map[string]bool{}}
 	w.vault.Point(t, "p1", "web", "crash", time.Now().Add(-time.Hour))
 	w.vault.Point(t, "p2", "web", "crash", time.Now().Add(-time.Minute))
 	return w
@@ -480,7 +483,7 @@ func TestPlanAndGroupFailOver(t *testing.T) {
 	w.kill = true
 	done := func(id, mode string) {
 		t.Helper()
-		run, err := w.s.RunPlan(w.as("ann"), api.RunRequest{ID: id, Plan: "site", Mode: mode})
+		run, err := w.s.RunPlan(w.as("ann"), api.RunRequest{ID: id, Plan: "site", Mode: mode, Confirm: "site"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -512,7 +515,10 @@ func TestPlanAndGroupFailOver(t *testing.T) {
 	if _, err := w.s.ApplyPlan(w.as("ann"), p); err != nil {
 		t.Fatal(err)
 	}
-	early, err := w.s.RunPlan(w.as("ann"), api.RunRequest{ID: "r2", Plan: "site", Mode: plan.Failback})
+	if _, err := w.s.RunPlan(w.as("ann"), api.RunRequest{Plan: "site", Mode: plan.Failback, Confirm: "sight"}); api.AsError(err).Code != api.CodeRefused {
+		t.Errorf("not confirmed: %v", err)
+	}
+	early, err := w.s.RunPlan(w.as("ann"), api.RunRequest{ID: "r2", Plan: "site", Mode: plan.Failback, Confirm: "site"})
 	if err != nil {
 		t.Fatal(err)
 	}

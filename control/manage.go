@@ -99,6 +99,10 @@ func (s *Service) ChangeGroup(ctx context.Context, c api.GroupChange) (*api.Grou
 	if _, err := s.book.Put(ctx, book.Group, g.Name, g, api.ActorOf(ctx).Name, seen); err != nil {
 		return nil, changed(err)
 	}
+	// What is asked for next must know it; the watch of the book comes later.
+	if err := s.readRules(ctx); err != nil {
+		return nil, err
+	}
 	return s.Group(ctx, g.Name)
 }
 
@@ -199,6 +203,9 @@ func (s *Service) Apply(ctx context.Context, d policy.Document) ([]api.Policy, e
 		if _, err := s.book.Put(ctx, book.Group, g.Name, g, by, book.Any); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.readRules(ctx); err != nil {
+		return nil, err
 	}
 	return s.Policies(ctx, api.Query{})
 }

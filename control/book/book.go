@@ -30,6 +30,7 @@ const (
 	Drilled Kind = "drilled"
 	Report  Kind = "report" // of a drill
 	Life    Kind = "life"   // of a machine: protected, failed over, …
+	Joint   Kind = "joint"  // what machines that are failed over together have decided
 )
 
 // Errors of this package, for errors.Is.

@@ -50,6 +50,8 @@ type Order struct {
 	Options failover.Options `json:"options,omitzero"`
 	// Planned makes a final point first, and loses nothing or does not happen.
 	Planned bool `json:"planned,omitempty"`
+	// Together makes this one of several planned failovers that are one; control sets it.
+	Together *Together `json:"together,omitempty"`
 	// Quiesce is a command that stops the applications before the final point.
 	Quiesce string `json:"quiesce,omitempty"`
 	// MaxLoss is how many bytes may have changed on the source after the final point.
@@ -128,6 +130,10 @@ func (p Phase) Away() bool {
 	}
 	return p.Known()
 }
+
+// Copied reports whether the machine is protected at the recovery site in this phase, and
+// so must have new points from there.
+func (p Phase) Copied() bool { return p == Ready || p == Staying }
 
 // Undo says what a cancel does in this phase; "" if there is nothing to cancel.
 func (p Phase) Undo() string {

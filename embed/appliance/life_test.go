@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	source "github.com/leeward-dr/leeward/agent"
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/failover"
+	"github.com/leeward-dr/leeward/control/health"
 	"github.com/leeward-dr/leeward/control/life"
 	"github.com/leeward-dr/leeward/control/target/targettest"
 	"github.com/leeward-dr/leeward/streams"
@@ -34,6 +36,7 @@ const lifeTime = 2 * time.Minute
 // that protects it.
 type protected struct {
 	*testing.T
+	name             string // of the machine; default web
 	dir, disk, state string
 	cmd              *exec.Cmd // the appliance, if it is a process of its own
 	port             string
@@ -53,7 +56,7 @@ func (p *protected) agent() {
 	p.Helper()
 	b := connect(p.T, p.dir, "agent")
 	cfg := source.Default()
-	cfg.Machine, cfg.Disks, cfg.StateDir = "web", []source.DiskConfig{{Path: p.disk, Name: "sda"}}, p.state
+	cfg.Machine, cfg.Disks, cfg.StateDir = p.machine(), []source.DiskConfig{{Path: p.disk, Name: "sda"}}, p.state
 	cfg.Capture, cfg.Interval = "scan", 200*time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -126,8 +129,10 @@ func as[T any](p *protected, out string) (v T) {
 	return v
 }
 
+func (p *protected) machine() string { return cmp.Or(p.name, "web") }
+
 func (p *protected) life() life.Life {
-	return as[life.Life](p, p.cli("failover", "show", "web"))
+	return as[life.Life](p, p.cli("failover", "show", p.machine()))
 }
 
 func (p *protected) points() (ids []string) {
@@ -144,7 +149,7 @@ func (p *protected) pointOfNow() (id string) {
 	p.until("a point of what the disk holds", func() error {
 		ctx, cancel := context.WithTimeout(p.Context(), 10*time.Second)
 		defer cancel()
-		_, out, errs := lw(p.T, ctx, p.dir, "point", "ls", "web", "-o", "json")
+		_, out, errs := lw(p.T, ctx, p.dir, "point", "ls", p.machine(), "-o", "json")
 		var all struct{ Items []api.Point }
 		if err := json.Unmarshal([]byte(out), &all); err != nil {
 			return fmt.Errorf("%w: %s", err, errs)
@@ -301,6 +306,9 @@ func (p *protected) home(job string) {
 		p.Fatalf("it is %+v", l)
 	}
 	p.pointOfNow() // of the copy
+	if m := as[api.Machine](p, p.cli("machine", "show", "web")); m.Health != health.Healthy || m.RPO == nil || *m.RPO > lifeTime.Seconds() {
+		p.Errorf("re-protected it is %s, RPO %v, %+v", m.Health, m.RPO, m.Issues)
+	}
 	p.says(job, "tick=")
 	p.stop() // the machine at home is off, or runs something that writes its disks
 	p.cli("failover", "failback", "web", "--disk", "sda="+p.disk, "--wait")
@@ -348,12 +356,12 @@ func TestPlannedFailover(t *testing.T) {
 	startHere(t, p.dir)
 	p.protect("tick")
 	p.pointOfNow()
-	b := connect(t, p.dir, "operator")
+	b := connect(t, p.dir, "admin")
 	defer b.Close()
 
 	// Somebody writes as soon as there is a final point.
 	late := make(chan struct{}, 1)
-	sub := p.afterFinal(b, func() {
+	sub := p.afterFinal(b, "web", func() {
 		p.write(2<<20, []byte("too late"))
 		late <- struct{}{}
 	})
@@ -398,10 +406,10 @@ func TestPlannedFailover(t *testing.T) {
 	p.pointOfNow()
 }
 
-// afterFinal calls write once when the next marker of a final point is published.
-func (p *protected) afterFinal(b *bus.Bus, write func()) interface{ Unsubscribe() error } {
+// afterFinal calls write once when the next marker of a final point of a group is published.
+func (p *protected) afterFinal(b *bus.Bus, group string, write func()) interface{ Unsubscribe() error } {
 	p.Helper()
-	sub, err := b.Conn.SubscribeSync(streams.MarkersSubject("web"))
+	sub, err := b.Conn.SubscribeSync(streams.MarkersSubject(group))
 	if err != nil {
 		p.Fatal(err)
 	}
