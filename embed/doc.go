@@ -10,7 +10,7 @@
 // from the environment:
 //
 //	nats --context DIR/contexts/tap.json sub 'leeward.>' --headers-only
-//	NATS_CONTEXT=DIR/contexts/operator.json nats stream ls
+//	NATS_CONTEXT=DIR/contexts/admin.json nats stream ls
 //
 // Who may do what is package trust's to say, and docs/ops/security.md's to show. All
 // agents on the appliance itself may share the ready user "agent"; an agent on

@@ -76,7 +76,7 @@ func connect(t *testing.T, s *Server, r Role) *bus.Bus {
 
 func ensured(t *testing.T, s *Server) *bus.Bus {
 	t.Helper()
-	b := connect(t, s, Operator)
+	b := connect(t, s, Admin)
 	if err := streams.Ensure(within(t), b.JS, s.Streams()); err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +350,7 @@ func TestLameDuck(t *testing.T) {
 	c.LameDuck = 200 * time.Millisecond
 	s := start(t, c)
 	told := make(chan struct{})
-	nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Operator)), nats.LameDuckModeHandler(func(*nats.Conn) { close(told) }))
+	nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Admin)), nats.LameDuckModeHandler(func(*nats.Conn) { close(told) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +363,7 @@ func TestLameDuck(t *testing.T) {
 	}
 	c.Dir, c.LameDuck = t.TempDir(), time.Hour
 	s = start(t, c)
-	nc2, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Operator)))
+	nc2, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Admin)))
 	if err != nil {
 		t.Fatal(err)
 	}

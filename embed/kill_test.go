@@ -26,7 +26,7 @@ func child(dir string) {
 	if err != nil {
 		fail(err)
 	}
-	b, err := s.Connect(context.Background(), Operator)
+	b, err := s.Connect(context.Background(), Admin)
 	if err != nil {
 		fail(err)
 	}

@@ -147,7 +147,7 @@ func insist(t *testing.T, what string, f func(context.Context) error) {
 func TestClusterFromDeploy(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
-	op := c.connect(Operator)
+	op := c.connect(Admin)
 	if name := op.Conn.ConnectedClusterName(); name != "leeward" {
 		t.Fatalf("connected to cluster %q", name)
 	}
@@ -184,7 +184,7 @@ func TestClusterFromDeploy(t *testing.T) {
 	}
 	for i, url := range c.urls {
 		plain := strings.Replace(url, "tls://", "nats://", 1)
-		if b, err := bus.Connect(within(t), bus.Options{URL: plain, CredsFile: filepath.Join(c.dir, "trust", "users", string(Operator)+".creds")}); err == nil {
+		if b, err := bus.Connect(within(t), bus.Options{URL: plain, CredsFile: filepath.Join(c.dir, "trust", "users", string(Admin)+".creds")}); err == nil {
 			b.Close()
 			t.Errorf("node %d speaks without TLS", i+1)
 		}

@@ -18,6 +18,7 @@ type Role = trust.Role
 
 // The roles that the appliance has a ready user of, see package trust.
 const (
+	Admin    = trust.Admin
 	Operator = trust.Operator
 	Control  = trust.Control
 	Process  = trust.Process
@@ -27,7 +28,7 @@ const (
 	Tap      = trust.Tap
 )
 
-var roles = [...]Role{Operator, Control, Process, Agent, Viewer, Tester, Tap}
+var roles = [...]Role{Admin, Operator, Control, Process, Agent, Viewer, Tester, Tap}
 
 // trusted makes the server believe in our operator: its own token and the
 // accounts' are all it needs to judge users.

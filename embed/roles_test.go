@@ -59,7 +59,7 @@ func TestWhoMayPublish(t *testing.T) {
 	t.Parallel()
 	s := start(t, config(t.TempDir()))
 	yes, no := map[Role][]string{}, map[Role][]string{}
-	yes[Operator] = []string{change, receipt, "leeward.markers.g", "leeward.events.m.k", lease, "$JS.API.STREAM.PURGE.X", "anything.else"}
+	yes[Admin] = []string{change, receipt, "leeward.markers.g", "leeward.events.m.k", lease, "$JS.API.STREAM.PURGE.X", "anything.else"}
 	yes[Agent] = []string{
 		change, "leeward.markers.g", "leeward.events.m.k", "leeward.sums.01.m.d", lease, "leeward.barrier.m.report", "leeward.policy.m.ask",
 		"$JS.API.STREAM.INFO.CHANGES", "$JS.API.STREAM.INFO.RECEIPTS", "$JS.API.STREAM.INFO.KV_LEEWARD_LEASES",
@@ -107,9 +107,9 @@ func TestWhoMaySubscribe(t *testing.T) {
 	s := start(t, config(t.TempDir()))
 	own := func(r Role) string { return bus.InboxPrefix(public(t, s, r)) + ".x.y" }
 	yes, no := map[Role][]string{}, map[Role][]string{}
-	yes[Operator] = []string{">", "leeward.>", "leeward.changes.>", own(Agent)}
+	yes[Admin] = []string{">", "leeward.>", "leeward.changes.>", own(Agent)}
 	yes[Agent] = []string{receipt, "leeward.receipts.m.>", "leeward.markers.g", "leeward.barrier.m.order", "leeward.policy.m.set", own(Agent)}
-	no[Agent] = []string{"leeward.barrier.m.report", "leeward.policy.m.ask", change, "leeward.changes.>", "leeward.>", ">", "leeward.tap.>", "leeward.events.>", "leeward.sums.01.m.d", "_INBOX.>", own(Operator), own(Tap), "$KV.>", "$JS.>", "leeward.*.m.d"}
+	no[Agent] = []string{"leeward.barrier.m.report", "leeward.policy.m.ask", change, "leeward.changes.>", "leeward.>", ">", "leeward.tap.>", "leeward.events.>", "leeward.sums.01.m.d", "_INBOX.>", own(Admin), own(Tap), "$KV.>", "$JS.>", "leeward.*.m.d"}
 	yes[Tap] = []string{"leeward.>", receipt, "leeward.tap.>", "leeward.events.>", own(Tap)}
 	no[Tap] = []string{change, "leeward.changes.>", "leeward.sums.>", "leeward.sums.01.m.d", ">", "*.>", "_INBOX.>", own(Agent), "$JS.>", "$KV.>", "$SYS.>"}
 	for r := range yes {

@@ -264,7 +264,7 @@ func (s *site) connect(ctx context.Context) error {
 		short, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		if s.conn.Bus == nil {
-			b, err := bus.Connect(short, bus.Options{Name: "leeward-bench", Context: product.Context(s.conn.Dir, "operator")})
+			b, err := bus.Connect(short, bus.Options{Name: "leeward-bench", Context: product.Context(s.conn.Dir, "admin")})
 			if err != nil {
 				return false, nil // the nodes are only just coming up
 			}

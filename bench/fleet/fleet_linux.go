@@ -230,7 +230,7 @@ func (t *trial) connect(ctx context.Context) error {
 		defer cancel()
 		if t.site.Bus == nil {
 			var b *bus.Bus
-			if b, last = bus.Connect(short, bus.Options{Name: "leeward-bench", Context: product.Context(t.conf, "operator")}); last != nil {
+			if b, last = bus.Connect(short, bus.Options{Name: "leeward-bench", Context: product.Context(t.conf, "admin")}); last != nil {
 				return false, nil
 			}
 			t.site.Bus, t.site.API = b, api.NewClient(b.Conn)

@@ -143,7 +143,7 @@ func (p *powered) up() {
 	var err error
 	p.server, err = embed.Start(p.ctx, cfg)
 	p.must(err)
-	p.inside, err = p.server.Connect(p.ctx, embed.Operator)
+	p.inside, err = p.server.Connect(p.ctx, embed.Admin)
 	p.must(err)
 	p.must(streams.Ensure(p.ctx, p.inside.JS, p.server.Streams()))
 }

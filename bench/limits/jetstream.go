@@ -40,11 +40,11 @@ func stream(ctx context.Context, dir string, size int, total int64) (n int64, to
 		return 0, 0, err
 	}
 	defer server.Stop(context.WithoutCancel(ctx))
-	inside, err := server.Connect(ctx, embed.Operator)
+	inside, err := server.Connect(ctx, embed.Admin)
 	if err != nil {
 		return 0, 0, err
 	}
-	outside, err := bus.Connect(ctx, bus.Options{Name: "publisher", URL: server.ClientURL(), CredsFile: server.CredsFile(embed.Operator)})
+	outside, err := bus.Connect(ctx, bus.Options{Name: "publisher", URL: server.ClientURL(), CredsFile: server.CredsFile(embed.Admin)})
 	if err != nil {
 		return 0, 0, err
 	}

@@ -52,10 +52,10 @@ func Connect(ctx context.Context, dir string, alive func() error) (*Site, error)
 
 func (s *Site) try(ctx context.Context) error {
 	if s.Bus == nil {
-		if _, err := os.Stat(Context(s.Dir, "operator")); err != nil {
+		if _, err := os.Stat(Context(s.Dir, "admin")); err != nil {
 			return err
 		}
-		b, err := bus.Connect(ctx, bus.Options{Name: "leeward-bench", Context: Context(s.Dir, "operator")})
+		b, err := bus.Connect(ctx, bus.Options{Name: "leeward-bench", Context: Context(s.Dir, "admin")})
 		if err != nil {
 			return err
 		}

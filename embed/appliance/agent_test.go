@@ -122,7 +122,7 @@ func (a *agent) flush(b *bus.Bus) error {
 // listed waits until control lists all points of the agent, in order.
 func (a *agent) listed() {
 	a.t.Helper()
-	b := connect(a.t, a.dir, "operator")
+	b := connect(a.t, a.dir, "admin")
 	defer b.Close()
 	c := api.NewClient(b.Conn)
 	var got []string

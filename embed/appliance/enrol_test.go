@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/leeward-dr/leeward/control/api/apitest"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 )
@@ -102,6 +104,9 @@ func TestEnrolment(t *testing.T) {
 	var said locked
 	binary := buildAgent(t)
 	manage, pin, stop := offBox(t, dir, &said)
+	admin := connect(t, dir, "admin")
+	defer admin.Close()
+	watch := apitest.Start(t, admin.Conn)
 
 	agent := func(args ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -191,13 +196,28 @@ func TestEnrolment(t *testing.T) {
 		}
 	}
 	refused()
+	spare, _ := token("spare")
+	var doc struct{ Items []struct{ ID, Machine string } }
+	if _, out, _ := lw(t, t.Context(), dir, "token", "ls", "-o", "json"); json.Unmarshal([]byte(out), &doc) != nil || len(doc.Items) == 0 {
+		t.Fatalf("tokens: %s, %s", out, spare)
+	}
+	for _, args := range [][]string{{"token", "rm", doc.Items[len(doc.Items)-1].ID}, {"agent", "ls"}} {
+		if code, _, errs := lw(t, t.Context(), dir, args...); code != 0 {
+			t.Errorf("%v: %s", args, errs)
+		}
+	}
+	for _, name := range watch.Unseen() {
+		if strings.HasPrefix(name, "token.") || strings.HasPrefix(name, "agent.") {
+			t.Errorf("nobody asked for %s", name)
+		}
+	}
 	argv(t, secrets(t, dir, home, text))
 	stop()
 	_, _, stop = offBox(t, dir, &said)
 	if b, err := os.ReadFile(context); err != nil {
 		t.Fatal(err)
 	} else { // the port is another one now
-		op, err := os.ReadFile(filepath.Join(dir, "contexts", "operator.json"))
+		op, err := os.ReadFile(filepath.Join(dir, "contexts", "admin.json"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -49,7 +49,7 @@ func options(c Config, version string, log *slog.Logger, o *opened) fx.Option {
 func controlConfig(c Config, version string) control.Config {
 	cc := control.Default()
 	cc.Dir, cc.Version, cc.Health.RPO = c.Dir, version, c.RPO
-	cc.Keeper = failover.Keeper{Command: c.Keeper, Vault: c.Vault, KeyFile: c.KeyFile, Bus: embed.ContextFile(c.Dir, embed.Operator)}
+	cc.Keeper = failover.Keeper{Command: c.Keeper, Vault: c.Vault, KeyFile: c.KeyFile, Bus: embed.ContextFile(c.Dir, embed.Control)}
 	return cc
 }
 

@@ -86,7 +86,7 @@ func squeeze(t *testing.T) *squeezed {
 	if err := start(t.Context(), app); err != nil {
 		t.Fatal(err)
 	}
-	b := connect(t, q.dir, "operator")
+	b := connect(t, q.dir, "admin")
 	q.client = api.NewClient(b.Conn)
 	t.Cleanup(func() {
 		b.Close()

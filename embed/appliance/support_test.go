@@ -48,7 +48,7 @@ func TestSupportBundle(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	startHere(t, dir)
-	b := connect(t, dir, "operator")
+	b := connect(t, dir, "admin")
 	defer b.Close()
 	c := api.NewClient(b.Conn)
 	c.Actor = "test"

@@ -57,7 +57,7 @@ func TestSiteThrottle(t *testing.T) {
 		})
 	}
 
-	b := connect(t, q.dir, "operator")
+	b := connect(t, q.dir, "admin")
 	defer b.Close()
 	for _, m := range names {
 		r, err := b.Conn.Request("leeward.agent."+m+".stats", nil, 20*time.Second)

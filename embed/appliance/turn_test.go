@@ -18,7 +18,7 @@ func TestTurn(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	stop := startHere(t, dir)
-	b := connect(t, dir, "operator")
+	b := connect(t, dir, "admin")
 	defer b.Close()
 	h := bus.ThisProcess("another")
 	_, err := bus.AcquireRole(t.Context(), b.JS, control.Role, h, bus.LeaseOptions{})

@@ -38,7 +38,7 @@ func accountOf(r Role) accountName {
 	switch r {
 	case Machine, Agent:
 		return agents
-	case Viewer, Tester, Tap:
+	case Operator, Viewer, Tester, Tap:
 		return people
 	case system:
 		return systemAcc

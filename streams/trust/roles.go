@@ -1,6 +1,9 @@
 package trust
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 )
@@ -10,7 +13,8 @@ type Role string
 
 // The roles. See docs/ops/security.md for what each may do.
 const (
-	Operator Role = "operator" // people who repair: everything
+	Admin    Role = "admin"    // people who own it: everything
+	Operator Role = "operator" // people who fail over, and run what admins have written
 	Control  Role = "control"  // the deciding service: everything
 	Process  Role = "process"  // a process server
 	Machine  Role = "machine"  // the agent of one enrolled machine
@@ -22,7 +26,7 @@ const (
 
 // Roles lists all roles.
 func Roles() []Role {
-	return []Role{Operator, Control, Process, Machine, Agent, Viewer, Tester, Tap}
+	return []Role{Admin, Operator, Control, Process, Machine, Agent, Viewer, Tester, Tap}
 }
 
 // Subjects of one direction. Empty Allow allows everything that Deny does not name.
@@ -53,7 +57,7 @@ var tapped = [...]string{streams.Markers, streams.Receipts, streams.Events}
 // Permit returns what a role may do.
 func Permit(r Role) Rights {
 	switch r {
-	case Operator, Control:
+	case Admin, Control:
 		return Rights{} // everything in the account
 	case Process:
 		return process()
@@ -64,9 +68,9 @@ func Permit(r Role) Rights {
 	case Viewer:
 		return viewer()
 	case Tester:
-		p := viewer()
-		p.Publish.Allow = append(p.Publish.Allow, "leeward.api.failover.test", "leeward.api.failover.cleanup")
-		return p
+		return asks(tests)
+	case Operator:
+		return asks(tests, operates)
 	case Tap:
 		return tap()
 	}
@@ -135,10 +139,35 @@ func process() Rights {
 	return p
 }
 
+// What may be asked of control beyond looking. It is a list of what is allowed: what is
+// new is the admin's until somebody says otherwise here.
+//
+// An operator may say no command, no file and no device of control's host: whoever does is
+// its admin in fact. So scripts (plans), commands and paths are asked for on subjects of
+// their own, which end in .admin; tokens, policies and where notifications go are the
+// admin's too, as is whatever ends a machine's protection.
+var (
+	tests    = []string{"failover.test", "failover.cleanup", "failover.validate", "plan.forecast"}
+	operates = []string{
+		"failover.start", "failover.change-point", "failover.commit", "failover.cancel", "failover.reprotect", "failover.failback", "failover.complete",
+		"plan.run", "run.answer", "run.cancel", "drill.run", "drill.set", "drill.delete", "point.pin", "point.unpin",
+		"group.change", "group.delete", "notify.test",
+	}
+)
+
+// asks is a viewer who may ask for more.
+func asks(more ...[]string) Rights {
+	p := viewer()
+	for _, a := range slices.Concat(more...) {
+		p.Publish.Allow = append(p.Publish.Allow, "leeward.api."+a)
+	}
+	return p
+}
+
 func viewer() Rights {
 	return Rights{
 		Publish: Subjects{Allow: []string{
-			"leeward.api.*.ls", "leeward.api.*.show", "leeward.api.*.info", "leeward.api.*.trace",
+			"leeward.api.*.ls", "leeward.api.*.show", "leeward.api.*.info", "leeward.api.*.trace", "leeward.api.*.versions",
 			"$SRV.PING.>", "$SRV.PING", "$SRV.INFO.>", "$SRV.INFO", "$SRV.STATS.>", "$SRV.STATS", whoami, "$JS.API.INFO",
 		}},
 		Subscribe: Subjects{Allow: []string{inbox}},
@@ -160,4 +189,28 @@ func tap() Rights {
 		p.Publish.Allow = append(p.Publish.Allow, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
 	}
 	return p
+}
+
+// MayPublish reports whether a role may publish to a subject without wildcards, as Permit
+// says. Deny goes before allow.
+func MayPublish(r Role, subject string) bool {
+	p := Permit(r).Publish
+	in := func(all []string) bool {
+		return slices.ContainsFunc(all, func(pattern string) bool { return covers(pattern, subject) })
+	}
+	return !in(p.Deny) && (len(p.Allow) == 0 || in(p.Allow))
+}
+
+// covers reports whether a pattern of subjects has subject in it.
+func covers(pattern, subject string) bool {
+	want, got := strings.Split(pattern, "."), strings.Split(subject, ".")
+	for i, w := range want {
+		switch {
+		case w == ">":
+			return len(got) > i
+		case i >= len(got) || w != "*" && w != got[i]:
+			return false
+		}
+	}
+	return len(want) == len(got)
 }

@@ -31,6 +31,9 @@ func Open(dir string) (*Trust, error) {
 			return nil, fmt.Errorf("make the directory of keys: %w", err)
 		}
 	}
+	if err := adminFromOperator(dir); err != nil {
+		return nil, err
+	}
 	t := &Trust{dir: dir, accounts: map[accountName]string{}, sign: map[Role]nkeys.KeyPair{}}
 	var err error
 	if t.operator, err = readKey(filepath.Join(dir, "operator.nk"), nkeys.PrefixByteOperator); err != nil {
@@ -59,6 +62,24 @@ func Open(dir string) (*Trust, error) {
 		}
 	}
 	return t, t.writeOperator()
+}
+
+// adminFromOperator gives the keys of operators to admins where there are no admins yet:
+// until then operators were what admins are. Copies of their user that were handed out
+// keep their rights under the new name; the operator's user is made anew.
+func adminFromOperator(dir string) error {
+	at := func(folder, name string) string { return filepath.Join(dir, folder, name) }
+	if _, err := os.Stat(at("sign", string(Admin)+".nk")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// The user first: without its key it would be taken for damaged by who comes after a crash.
+	for _, f := range []struct{ folder, end string }{{"users", ".creds"}, {"sign", ".nk"}} {
+		err := os.Rename(at(f.folder, string(Operator)+f.end), at(f.folder, string(Admin)+f.end))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("hand the operator's keys to the admin: %w", err)
+		}
+	}
+	return nil
 }
 
 // readKey reads a seed, or makes one where there is none.

@@ -219,3 +219,40 @@ func covered(subject string, by []string) bool {
 	}
 	return false
 }
+
+// Where there were only operators, they were what admins are: who has a copy of their user
+// keeps what it could, and operators are new.
+func TestOldOperatorsAreAdmins(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	was := open(t, dir)
+	key, err := was.PublicKey(Operator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"sign/admin.nk", "users/admin.creds"} {
+		if err := os.Remove(filepath.Join(dir, f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // and the second time nothing changes
+		is := open(t, dir)
+		admin, err := is.PublicKey(Admin)
+		if err != nil || admin != key {
+			t.Errorf("the operator of then is %s, the admin of now %s, %v", key, admin, err)
+		}
+		if op, err := is.PublicKey(Operator); err != nil || op == key {
+			t.Errorf("the operator of now is %s, %v", op, err)
+		}
+	}
+	if len(Permit(Admin).Publish.Allow) != 0 || MayPublish(Operator, "leeward.api.token.new") || !MayPublish(Operator, "leeward.api.failover.start") || MayPublish(Operator, "leeward.api.failover.start.admin") {
+		t.Error("an operator is an admin")
+	}
+	for pattern, subjects := range map[string][3]string{"a.*.c": {"a.b.c", "a.b", "a.b.c.d"}, "a.>": {"a.b.c", "a", "b.a"}, "a.b": {"a.b", "a", "a.b.c"}} {
+		for i, s := range subjects {
+			if covers(pattern, s) != (i == 0) {
+				t.Errorf("%s covers %s: %v", pattern, s, i != 0)
+			}
+		}
+	}
+}
