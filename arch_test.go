@@ -67,7 +67,7 @@ var doors = map[string][]string{
 }
 
 // testModules are never linked into a binary.
-var testModules = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal"}
+var testModules = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal", "github.com/google/jsonschema-go"}
 
 // notInAgent lists what must not reach the binary that is installed on customers'
 // servers, directly or through a package of ours.

@@ -4,41 +4,55 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/leeward-dr/leeward/control/api"
+	"github.com/leeward-dr/leeward/control/life"
 	"github.com/leeward-dr/leeward/producers/markers"
 	"github.com/leeward-dr/leeward/streams"
+	"github.com/leeward-dr/leeward/streams/wire"
 )
 
-// loadFences reads the fences that stand.
+// loadFences takes in the fences that stand.
 func (v *lives) loadFences(ctx context.Context) error {
+	all, err := v.readFences(ctx)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fences = all
+	return nil
+}
+
+// readFences reads the fences that stand, by machine.
+func (v *lives) readFences(ctx context.Context) (map[string]*streams.Fence, error) {
 	kv, err := v.s.bus.JS.KeyValue(ctx, streams.Fences)
 	if err != nil {
-		return fmt.Errorf("open bucket %s: %w", streams.Fences, err)
+		return nil, fmt.Errorf("open bucket %s: %w", streams.Fences, err)
 	}
 	l, err := kv.ListKeys(ctx)
 	if err != nil {
-		return fmt.Errorf("list bucket %s: %w", streams.Fences, err)
+		return nil, fmt.Errorf("list bucket %s: %w", streams.Fences, err)
 	}
+	all := map[string]*streams.Fence{}
 	for machine := range l.Keys() {
 		e, err := kv.Get(ctx, machine)
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
 			continue
 		}
-		var f *streams.Fence
 		if err == nil {
-			f, err = streams.DecodeFence(machine, e.Value())
+			all[machine], err = streams.DecodeFence(machine, e.Value())
 		}
 		if err != nil {
-			return fmt.Errorf("read bucket %s: %w", streams.Fences, err)
+			return nil, fmt.Errorf("read bucket %s: %w", streams.Fences, err)
 		}
-		v.mu.Lock()
-		v.fences[machine] = f
-		v.mu.Unlock()
 	}
-	return nil
+	return all, nil
 }
 
 // fenceOf returns the fence of a machine, nil if there is none.
@@ -129,4 +143,58 @@ func (v *lives) untilQuiet(ctx context.Context, machine string) (uint64, error) 
 			return 0, context.Cause(ctx)
 		}
 	}
+}
+
+// Fences implements api.Lives.
+func (s *Service) Fences(ctx context.Context, q api.Query) ([]api.Fence, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	all, err := s.lives.readFences(ctx) // not what is remembered: process servers go by the bucket
+	if err != nil {
+		return nil, err
+	}
+	out := []api.Fence{}
+	for _, m := range slices.Sorted(maps.Keys(all)) {
+		if q.Machine != "" && q.Machine != m {
+			continue
+		}
+		phase, f := s.lives.get(m).Phase, all[m]
+		out = append(out, api.Fence{
+			Machine: m, Phase: phase, Generation: f.Generation, Since: f.Since, Why: f.Why, Holder: f.Holder,
+			Needed: phase != life.Protected,
+		})
+	}
+	return out, nil
+}
+
+// LiftFence implements api.Lives. A fence that a machine's phase needs goes with the
+// phase; one may be left when control's and the bus's states come from different times.
+func (s *Service) LiftFence(ctx context.Context, r api.FenceRequest) (*api.Fence, error) {
+	all, err := s.Fences(ctx, api.Query{Machine: r.Machine})
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Machine == "" || len(all) == 0:
+		return nil, api.Errorf(api.CodeNotFound, "leeward fence ls", "machine %q has no fence", r.Machine)
+	case all[0].Needed:
+		return nil, api.Errorf(api.CodeRefused, "leeward failover show "+r.Machine, "machine %s is %s, which needs its fence: it goes with that", r.Machine, all[0].Phase)
+	case r.Confirm != r.Machine:
+		return nil, api.Errorf(api.CodeRefused, "repeat it with the name "+r.Machine+" as confirmation", "lifting the fence of %s is not confirmed", r.Machine)
+	}
+	a := s.lives.of(r.Machine)
+	a.mu.Lock() // no step meanwhile
+	defer a.mu.Unlock()
+	if p := a.life.Load().Phase; p != life.Protected {
+		return nil, api.Errorf(api.CodeRefused, "leeward failover show "+r.Machine, "machine %s is %s by now", r.Machine, p)
+	}
+	if err := s.lives.dropFence(ctx, r.Machine); err != nil {
+		return nil, err
+	}
+	s.publish(ctx, "", &wire.Event{
+		Time: time.Now().UnixNano(), Machine: r.Machine, Kind: kindLife, Severity: wire.Warning,
+		What: clip("the fence of machine " + r.Machine + " was lifted by " + api.ActorOf(ctx).Name + ": its agent may write again"),
+	})
+	all[0].Schema = "leeward.fence.v1"
+	return &all[0], nil
 }

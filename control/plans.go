@@ -401,6 +401,9 @@ func (s *Service) RunPlan(ctx context.Context, r api.RunRequest) (*plan.Run, err
 	if s.runs.bring[run.Mode] == nil && slices.ContainsFunc(run.Tasks, func(t plan.Task) bool { return t.Machine != nil }) {
 		return nil, api.Errorf(api.CodeRefused, "use --mode test", "plans cannot run as %s here", run.Mode)
 	}
+	if run.Mode != plan.Test && r.Confirm != r.Plan {
+		return nil, api.Errorf(api.CodeRefused, "repeat it with the name "+r.Plan+" as confirmation", "plan %s as %s is not confirmed", r.Plan, run.Mode)
+	}
 	s.editing.Lock()
 	defer s.editing.Unlock()
 	if r.ID != "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/leeward-dr/leeward/control/failover"
+	"github.com/leeward-dr/leeward/control/life"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/streamstest"
 )
@@ -22,6 +23,19 @@ type backend struct {
 	points  []Point
 	err     error
 	changed chan failover.Job
+	asked   int
+}
+
+func (b *backend) Audit(context.Context, Record) error { return nil }
+
+func (b *backend) AskLife(context.Context, life.Kind, LifeRequest) ([]life.Life, error) {
+	b.asked++
+	return []life.Life{}, nil
+}
+
+func (b *backend) Test(context.Context, failover.Request) (failover.Job, error) {
+	b.asked++
+	return failover.Job{}, nil
 }
 
 func (b *backend) Status(context.Context) (*Status, error) { return &Status{Version: "9"}, b.err }

@@ -14,7 +14,10 @@ import (
 const ActorHeader = "Leeward-Actor"
 
 // reads are the verbs that change nothing; every other one is kept in the audit trail.
-var reads = []string{"ls", "show", "info", "versions", "forecast", "validate"}
+var reads = []string{"ls", "show", "info", "trace", "versions", "forecast", "validate"}
+
+// changes reports whether the endpoint changes something.
+func (e *endpoint) changes() bool { return !slices.Contains(reads, e.verb) }
 
 const (
 	maxActor   = 200
@@ -38,7 +41,7 @@ func actor(r micro.Request) Actor {
 
 // audit keeps a record of a request that changes something, whatever came of it.
 func (s *Server) audit(ctx context.Context, e endpoint, r micro.Request, err error) {
-	if slices.Contains(reads, e.verb) {
+	if !e.changes() {
 		return
 	}
 	a := ActorOf(ctx)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,13 +37,21 @@ func call[Out any](ctx context.Context, c *Client, verb string, in any) (*Out, e
 		ctx, cancel = context.WithTimeout(ctx, callTime)
 		defer cancel()
 	}
+	if OnHost(in) != "" && trusts(verb) {
+		verb += trustedVerb
+	}
 	req := nats.NewMsg(Prefix + "." + verb)
 	req.Data = body
 	if c.Actor != "" {
 		req.Header.Set(ActorHeader, c.Actor)
 	}
+	ctx, stop := c.untilRefused(ctx, req.Subject)
+	defer stop()
 	m, err := c.nc.RequestMsgWithContext(ctx, req)
 	if err != nil {
+		if refused, ok := errors.AsType[*Error](context.Cause(ctx)); ok {
+			return nil, refused
+		}
 		if errors.Is(err, context.Canceled) {
 			return nil, err
 		}
@@ -62,6 +71,32 @@ func call[Out any](ctx context.Context, c *Client, verb string, in any) (*Out, e
 		return nil, AsError(fmt.Errorf("control's answer to %s is unreadable: %w", verb, err))
 	}
 	return out, nil
+}
+
+// lookRefused is how often it is looked whether the server refused a request.
+const lookRefused = 100 * time.Millisecond
+
+// untilRefused returns a context that ends, with an *Error as its cause, when the server
+// refuses to take a request on subject: it says so on the connection, and nobody answers.
+func (c *Client) untilRefused(ctx context.Context, subject string) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		t := time.NewTicker(lookRefused)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			if err := c.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `"`+subject+`"`) {
+				cancel(Errorf(CodeNotAuthorised, "use a context file whose role may: --context DIR/contexts/"+string(Least(strings.TrimPrefix(subject, Prefix+".")))+".json",
+					"the role of this user may not ask for %s: %w", strings.TrimPrefix(subject, Prefix+"."), err))
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 func all[T any](ctx context.Context, c *Client, verb string, q Query) ([]T, error) {

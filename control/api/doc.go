@@ -41,9 +41,16 @@
 //	leeward.api.notify.show|set    {} | notify.Config   notify.Config | {}
 //	leeward.api.notify.test        {}                   notify.Report
 //	leeward.api.audit.ls           Query                Records, in pages, oldest first
+//	leeward.api.schema.ls|show     {} | {"id"}          Contracts | Contract: what an endpoint takes and answers, as JSON Schema
+//	leeward.api.fence.ls           Query                Fences
+//	leeward.api.fence.lift         FenceRequest         Fence; only one that nothing needs
+//	leeward.api.failover.*.admin                        as without; may name commands, files and devices of control's host
 //
 // Every request whose verb changes something is kept in the stream AUDIT with who
 // asked, what, and what came of it; say who you are in the header Leeward-Actor.
+//
+// The least role that may ask for something is in its Contract; package trust has the
+// table, and the servers hold everybody to it.
 //
 // An answer that would not fit a message carries a cursor in next: ask again with
 // it. An error answer has the micro service headers, its code being one of Code,

@@ -42,12 +42,12 @@ type Driller interface {
 func (s *Server) drills() []endpoint {
 	b := s.backend
 	return []endpoint{
-		{"drill", "ls", list("leeward.drills.v1", b.Drills)},
-		{"drill", "set", serve(func(ctx context.Context, d drill.Drill) (any, error) { return b.SetDrill(ctx, d) })},
-		{"drill", "delete", gone(b.DeleteDrill)},
-		{"drill", "run", named(b.RunDrill)},
-		{"report", "ls", list("leeward.drill-reports.v1", b.Reports)},
-		{"report", "show", named(b.Report)},
+		list("drill", "ls", "leeward.drills.v1", b.Drills),
+		ask("drill", "set", "", b.SetDrill),
+		gone("drill", "delete", b.DeleteDrill),
+		named("drill", "run", "", b.RunDrill),
+		list("report", "ls", "leeward.drill-reports.v1", b.Reports),
+		named("report", "show", drill.SignedSchema, b.Report),
 	}
 }
 

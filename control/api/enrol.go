@@ -22,40 +22,45 @@ type NewToken struct {
 }
 
 func (s *Server) enrolment() []endpoint {
-	with := func(fn func(context.Context, *enrol.Service, Ref) (any, error)) func(context.Context, []byte) (any, error) {
-		return serve(func(ctx context.Context, r Ref) (any, error) {
-			e, err := s.enroller()
-			if err != nil {
-				return nil, err
-			}
-			out, err := fn(ctx, e, r)
-			if errors.Is(err, enrol.ErrUnknown) {
-				return nil, Errorf(CodeNotFound, "leeward agent ls, leeward token ls", "%w", err)
-			}
-			return out, err
-		})
-	}
 	return []endpoint{
-		{"token", "new", serve(s.newToken)},
-		{"token", "ls", list("leeward.tokens.v1", func(ctx context.Context, _ Query) ([]enrol.Token, error) {
+		ask("token", "new", "leeward.token.v1", s.newToken),
+		list("token", "ls", "leeward.tokens.v1", func(ctx context.Context, _ Query) ([]enrol.Token, error) {
 			e, err := s.enroller()
 			if err != nil {
 				return nil, err
 			}
 			return e.Tokens(ctx)
-		})},
-		{"token", "rm", with(func(ctx context.Context, e *enrol.Service, r Ref) (any, error) {
-			return struct{}{}, e.RemoveToken(ctx, r.ID)
-		})},
-		{"agent", "ls", list("leeward.agents.v1", func(ctx context.Context, q Query) ([]enrol.Agent, error) {
+		}),
+		ask("token", "rm", "", func(ctx context.Context, r Ref) (none, error) {
+			e, err := s.enroller()
+			if err != nil {
+				return none{}, err
+			}
+			return none{}, unknown(e.RemoveToken(ctx, r.ID))
+		}),
+		list("agent", "ls", "leeward.agents.v1", func(ctx context.Context, q Query) ([]enrol.Agent, error) {
 			e, err := s.enroller()
 			if err != nil {
 				return nil, err
 			}
 			return e.Agents(ctx)
-		})},
-		{"agent", "revoke", with(func(ctx context.Context, e *enrol.Service, r Ref) (any, error) { return e.Revoke(ctx, r.Machine) })},
+		}),
+		ask("agent", "revoke", "leeward.agent.v1", func(ctx context.Context, r Ref) (*enrol.Agent, error) {
+			e, err := s.enroller()
+			if err != nil {
+				return nil, err
+			}
+			a, err := e.Revoke(ctx, r.Machine)
+			return a, unknown(err)
+		}),
 	}
+}
+
+func unknown(err error) error {
+	if errors.Is(err, enrol.ErrUnknown) {
+		return Errorf(CodeNotFound, "leeward agent ls, leeward token ls", "%w", err)
+	}
+	return err
 }
 
 func (s *Server) enroller() (*enrol.Service, error) {
@@ -66,7 +71,7 @@ func (s *Server) enroller() (*enrol.Service, error) {
 	return b.Enrolment()
 }
 
-func (s *Server) newToken(ctx context.Context, r NewToken) (any, error) {
+func (s *Server) newToken(ctx context.Context, r NewToken) (*enrol.Token, error) {
 	e, err := s.enroller()
 	if err != nil {
 		return nil, err

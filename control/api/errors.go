@@ -68,7 +68,7 @@ func AsError(err error) *Error {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		out.Code = CodeTimeout
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrPermissionViolation), errors.Is(err, nats.ErrAuthExpired):
-		out.Code, out.Try = CodeNotAuthorised, "use the operator's context file: --context DIR/contexts/operator.json"
+		out.Code, out.Try = CodeNotAuthorised, "use a context file that belongs to this server: --context DIR/contexts/admin.json"
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrDisconnected):
 		out.Code, out.Try = CodeNoConnection, "see that the server runs and --server names it"
 	}

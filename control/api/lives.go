@@ -16,6 +16,27 @@ type Lives interface {
 	WatchLife(ctx context.Context, machine string, after uint64) (*life.Life, error)
 	ValidateLife(ctx context.Context, r LifeRequest) (*Validation, error)
 	AskLife(ctx context.Context, kind life.Kind, r LifeRequest) ([]life.Life, error)
+	Fences(ctx context.Context, q Query) ([]Fence, error)
+	LiftFence(ctx context.Context, r FenceRequest) (*Fence, error)
+}
+
+// Fence says who may write a machine's disks in the vault. Schema "leeward.fence.v1".
+type Fence struct {
+	Schema     string     `json:"schema,omitempty"`
+	Machine    string     `json:"machine"`
+	Phase      life.Phase `json:"phase"` // where the machine stands
+	Generation uint64     `json:"generation"`
+	Since      time.Time  `json:"since"`
+	Why        string     `json:"why"`
+	Holder     string     `json:"holder,omitempty"` // the one that may write; empty: nobody
+	// Needed: the machine's phase wants it there, so it cannot be lifted by hand.
+	Needed bool `json:"needed"`
+}
+
+// FenceRequest names a fence to take away; Confirm repeats the machine's name.
+type FenceRequest struct {
+	Machine string `json:"machine"`
+	Confirm string `json:"confirm"`
 }
 
 // LifeRequest asks for a step in the life of a machine, or of all machines of a group.
@@ -76,21 +97,23 @@ var asks = []struct {
 func (s *Server) lives() []endpoint {
 	b := s.backend
 	all := []endpoint{
-		{"failover", "ls", list("leeward.lives.v1", b.Lives)},
-		{"failover", "show", serve(s.life)},
-		{"failover", "validate", serve(func(ctx context.Context, r LifeRequest) (any, error) { return b.ValidateLife(ctx, r) })},
+		list("failover", "ls", "leeward.lives.v1", b.Lives),
+		ask("failover", "show", "leeward.life.v1", s.life),
+		ask("failover", "validate", "leeward.validation.v1", b.ValidateLife),
+		list("fence", "ls", "leeward.fences.v1", b.Fences),
+		ask("fence", "lift", "leeward.fence.v1", b.LiftFence),
 	}
 	for _, a := range asks {
-		all = append(all, endpoint{a.noun, a.verb, serve(func(ctx context.Context, r LifeRequest) (any, error) {
+		all = append(all, ask(a.noun, a.verb, "leeward.lives.v1", func(ctx context.Context, r LifeRequest) (*Page[life.Life], error) {
 			l, err := b.AskLife(ctx, a.kind, r)
-			return Page[life.Life]{Schema: "leeward.lives.v1", Items: l}, err
-		})})
+			return &Page[life.Life]{Schema: "leeward.lives.v1", Items: l}, err
+		}))
 	}
 	return all
 }
 
 // life answers at once, or when the life has changed since revision After.
-func (s *Server) life(ctx context.Context, r Ref) (any, error) {
+func (s *Server) life(ctx context.Context, r Ref) (*life.Life, error) {
 	if !r.Wait {
 		return s.backend.Life(ctx, r.Machine)
 	}
@@ -146,4 +169,14 @@ func (c *Client) AskLife(ctx context.Context, kind life.Kind, r LifeRequest) ([]
 		}
 	}
 	return nil, Errorf(CodeUsage, "", "nobody can ask for %s", kind)
+}
+
+// Fences lists the fences that stand.
+func (c *Client) Fences(ctx context.Context) ([]Fence, error) {
+	return all[Fence](ctx, c, "fence.ls", Query{})
+}
+
+// LiftFence takes a fence away that nothing needs any more.
+func (c *Client) LiftFence(ctx context.Context, r FenceRequest) (*Fence, error) {
+	return call[Fence](ctx, c, "fence.lift", r)
 }

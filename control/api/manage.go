@@ -79,6 +79,8 @@ type RunRequest struct {
 	Plan  string `json:"plan"`
 	Mode  string `json:"mode"` // test, failover or failback
 	Point string `json:"point,omitempty"`
+	// Confirm repeats the plan's name, where machines are failed over or brought home.
+	Confirm string `json:"confirm,omitempty"`
 }
 
 // Answer is what a person says to a run that asks.
@@ -118,49 +120,39 @@ func ActorOf(ctx context.Context) Actor {
 	return a
 }
 
-// name is a request that names one thing.
-func named[T any](fn func(context.Context, string) (T, error)) func(context.Context, []byte) (any, error) {
-	return serve(func(ctx context.Context, r Ref) (any, error) { return fn(ctx, r.ID) })
-}
-
-// gone is a request that removes one thing.
-func gone(fn func(context.Context, string) error) func(context.Context, []byte) (any, error) {
-	return serve(func(ctx context.Context, r Ref) (any, error) { return struct{}{}, fn(ctx, r.ID) })
-}
-
 func (s *Server) managed() []endpoint {
 	b := s.backend
 	return []endpoint{
-		{"group", "ls", list("leeward.groups.v1", b.Groups)},
-		{"group", "show", named(b.Group)},
-		{"group", "change", serve(func(ctx context.Context, c GroupChange) (any, error) { return b.ChangeGroup(ctx, c) })},
-		{"group", "delete", gone(b.DeleteGroup)},
-		{"policy", "ls", list("leeward.policies.v1", b.Policies)},
-		{"policy", "show", named(b.Policy)},
-		{"policy", "apply", serve(func(ctx context.Context, d policy.Document) (any, error) {
+		list("group", "ls", "leeward.groups.v1", b.Groups),
+		named("group", "show", "leeward.group.v1", b.Group),
+		ask("group", "change", "leeward.group.v1", b.ChangeGroup),
+		gone("group", "delete", b.DeleteGroup),
+		list("policy", "ls", "leeward.policies.v1", b.Policies),
+		named("policy", "show", "", b.Policy),
+		ask("policy", "apply", "leeward.policies.v1", func(ctx context.Context, d policy.Document) (*Page[Policy], error) {
 			all, err := b.Apply(ctx, d)
-			return Page[Policy]{Schema: "leeward.policies.v1", Items: all}, err
-		})},
-		{"policy", "delete", gone(b.DeletePolicy)},
-		{"point", "pin", serve(func(ctx context.Context, p PinRequest) (any, error) { return b.Pin(ctx, p.ID, p.Name) })},
-		{"point", "unpin", named(b.Unpin)},
-		{"plan", "ls", list("leeward.plans.v1", b.Plans)},
-		{"plan", "versions", serve(func(ctx context.Context, r Ref) (any, error) {
-			all, err := b.PlanVersions(ctx, r.ID)
-			return Page[Plan]{Schema: "leeward.plans.v1", Items: all}, err
-		})},
-		{"plan", "apply", serve(func(ctx context.Context, p plan.Plan) (any, error) { return b.ApplyPlan(ctx, p) })},
-		{"plan", "delete", gone(b.DeletePlan)},
-		{"plan", "forecast", serve(func(ctx context.Context, r RunRequest) (any, error) { return b.Forecast(ctx, r) })},
-		{"plan", "run", serve(func(ctx context.Context, r RunRequest) (any, error) { return b.RunPlan(ctx, r) })},
-		{"run", "ls", list("leeward.runs.v1", b.Runs)},
-		{"run", "show", named(b.Run)},
-		{"run", "answer", serve(func(ctx context.Context, a Answer) (any, error) { return b.Answer(ctx, a) })},
-		{"run", "cancel", named(b.CancelRun)},
-		{"notify", "show", serve(func(ctx context.Context, _ struct{}) (any, error) { return b.Notifications(ctx) })},
-		{"notify", "set", serve(func(ctx context.Context, c notify.Config) (any, error) { return struct{}{}, b.SetNotifications(ctx, c) })},
-		{"notify", "test", serve(func(ctx context.Context, _ struct{}) (any, error) { return b.TestNotifications(ctx) })},
-		{"audit", "ls", list("leeward.audit.v1", b.Records)},
+			return &Page[Policy]{Schema: "leeward.policies.v1", Items: all}, err
+		}),
+		gone("policy", "delete", b.DeletePolicy),
+		ask("point", "pin", "leeward.point.v1", func(ctx context.Context, p PinRequest) (*Point, error) { return b.Pin(ctx, p.ID, p.Name) }),
+		named("point", "unpin", "leeward.point.v1", b.Unpin),
+		list("plan", "ls", "leeward.plans.v1", b.Plans),
+		named("plan", "versions", "leeward.plans.v1", func(ctx context.Context, name string) (*Page[Plan], error) {
+			all, err := b.PlanVersions(ctx, name)
+			return &Page[Plan]{Schema: "leeward.plans.v1", Items: all}, err
+		}),
+		ask("plan", "apply", "", b.ApplyPlan),
+		gone("plan", "delete", b.DeletePlan),
+		ask("plan", "forecast", "leeward.forecast.v1", b.Forecast),
+		ask("plan", "run", "leeward.run.v1", b.RunPlan),
+		list("run", "ls", "leeward.runs.v1", b.Runs),
+		named("run", "show", "leeward.run.v1", b.Run),
+		ask("run", "answer", "leeward.run.v1", b.Answer),
+		named("run", "cancel", "leeward.run.v1", b.CancelRun),
+		plain("notify", "show", "", b.Notifications),
+		ask("notify", "set", "", func(ctx context.Context, c notify.Config) (none, error) { return none{}, b.SetNotifications(ctx, c) }),
+		plain("notify", "test", "", b.TestNotifications),
+		list("audit", "ls", "leeward.audit.v1", b.Records),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -73,10 +74,11 @@ func Serve(nc *nats.Conn, b Backend, version string, log *slog.Logger) (*Server,
 		return nil, fmt.Errorf("register the service %s: %w", Service, err)
 	}
 	s.svc = svc
-	for _, e := range slices.Concat(s.endpoints(), s.lives(), s.enrolment(), s.tracing()) {
-		err := svc.AddEndpoint(e.noun+"-"+e.verb, micro.HandlerFunc(s.handler(e)), micro.WithEndpointSubject(Prefix+"."+e.noun+"."+e.verb))
+	for _, e := range s.all() {
+		err := svc.AddEndpoint(strings.ReplaceAll(e.name(), ".", "-"), micro.HandlerFunc(s.handler(e)),
+			micro.WithEndpointSubject(Prefix+"."+e.name()), micro.WithEndpointMetadata(e.metadata()))
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("register %s.%s: %w", e.noun, e.verb, err), s.Stop(context.Background()))
+			return nil, errors.Join(fmt.Errorf("register %s: %w", e.name(), err), s.Stop(context.Background()))
 		}
 	}
 	return s, nil
@@ -96,9 +98,17 @@ func (s *Server) Stop(ctx context.Context) error {
 	return err
 }
 
-type endpoint struct {
-	noun, verb string
-	serve      func(ctx context.Context, body []byte) (any, error)
+// all lists the endpoints, in the order of their names.
+func (s *Server) all() []endpoint {
+	all := slices.Concat(s.endpoints(), s.managed(), s.drills(), s.lives(), s.enrolment(), s.tracing(), s.contracts())
+	for _, e := range all {
+		if e.hosted() {
+			e.trusted = true
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b endpoint) int { return strings.Compare(a.name(), b.name()) })
+	return all
 }
 
 // handler runs each request in its own goroutine: one that waits must not hold up
@@ -122,6 +132,9 @@ func (s *Server) handler(e endpoint) func(micro.Request) {
 func (s *Server) answer(e endpoint, r micro.Request) {
 	ctx, cancel := context.WithTimeout(WithActor(s.base, actor(r)), workTime)
 	defer cancel()
+	if e.trusted {
+		ctx = context.WithValue(ctx, trustedKey{}, true)
+	}
 	var v any
 	var err error
 	if streams.Copied(nats.Header(r.Headers())) {

@@ -35,13 +35,13 @@ type Span struct {
 }
 
 func (s *Server) tracing() []endpoint {
-	return []endpoint{{"point", "trace", serve(func(ctx context.Context, r Ref) (any, error) {
+	return []endpoint{named("point", "trace", "leeward.trace.v1", func(ctx context.Context, id string) (*Trace, error) {
 		t, ok := s.backend.(Tracer)
 		if !ok {
 			return nil, Errorf(CodeRefused, "", "this control keeps no traces")
 		}
-		return t.Trace(ctx, r.ID)
-	})}}
+		return t.Trace(ctx, id)
+	})}
 }
 
 // Trace asks where the time of a point went.

@@ -35,6 +35,9 @@ type app struct {
 	context string
 	dir     string
 	verbose bool
+	// watching says that the same is printed again and again, over one connection.
+	watching bool
+	shared   *shared
 }
 
 // Main runs the command line and returns the exit code.
@@ -111,7 +114,7 @@ func (a *app) root() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
 	f.StringVar(&a.server, "server", "", "NATS server, e.g. nats://host:4222 (default: the context's)")
-	f.StringVar(&a.context, "context", "", "nats CLI context: a file or a name (default: contexts/operator.json below --dir)")
+	f.StringVar(&a.context, "context", "", "nats CLI context: a file or a name (default: contexts/admin.json below --dir)")
 	f.StringVar(&a.dir, "dir", DefaultDir, "the appliance's directory")
 	f.BoolVar(&a.verbose, "verbose", false, "show the chain of causes of an error")
 	root.AddCommand(a.groupCommand(), a.policyCommand(), a.planCommand(), a.drillCommand(), a.notifyCommand(), a.auditCommand())
@@ -119,7 +122,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.statusCommand(), a.checkCommand(), a.machineCommand(), a.pointCommand(), a.failoverCommand(),
 		a.jobCommand(), a.eventCommand(), a.vaultCommand(), a.streamCommand(), a.versionCommand(),
-		a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(), a.masterTarget(),
+		a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(), a.masterTarget(), a.apiCommand(), a.fenceCommand(),
 	)
 	a.complete(root)
 	return root
@@ -170,7 +173,7 @@ func args(names ...string) cobra.PositionalArgs {
 }
 
 // never from the environment: they take back a safety, and belong to one command.
-var notFromEnv = map[string]bool{"force": true, "help": true, "yes": true}
+var notFromEnv = map[string]bool{"confirm": true, "force": true, "help": true, "yes": true}
 
 // prepare fills flags from the environment and checks those that all share.
 func (a *app) prepare(c *cobra.Command, _ []string) error {

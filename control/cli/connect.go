@@ -22,7 +22,12 @@ const connectTime = 10 * time.Second
 func (a *app) connect(ctx context.Context) (*api.Client, func(), error) {
 	o := bus.Options{Name: "leeward-cli", URL: a.server, Context: a.context}
 	if o.Context == "" {
-		file := filepath.Join(a.dir, "contexts", "operator.json")
+		// Who can read the directory can do everything. One that was made by an earlier
+		// version has no admin, and its operator is one.
+		file := filepath.Join(a.dir, "contexts", "admin.json")
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			file = filepath.Join(a.dir, "contexts", "operator.json")
+		}
 		switch _, err := os.Stat(file); {
 		case err == nil:
 			o.Context = file
@@ -70,11 +75,18 @@ func whoAmI() string {
 // with runs fn with a client.
 func (a *app) with(fn func(ctx context.Context, c *api.Client, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
+		if a.shared != nil {
+			return fn(cmd.Context(), a.shared.client, args)
+		}
 		c, done, err := a.connect(cmd.Context())
 		if err != nil {
 			return err
 		}
-		defer done()
+		if a.watching {
+			a.shared = &shared{c, done}
+		} else {
+			defer done()
+		}
 		return fn(cmd.Context(), c, args)
 	}
 }

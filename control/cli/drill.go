@@ -40,7 +40,7 @@ func (a *app) drillCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(got, func(w io.Writer) { drillTable(w, []api.Drill{*got}) })
+			return a.print(items("leeward.drills.v1", []api.Drill{*got}), func(w io.Writer) { drillTable(w, []api.Drill{*got}) })
 		}),
 	}
 	set.Flags().StringVar(&d.Plan, "plan", "", "the plan to carry out as a test")
@@ -55,7 +55,7 @@ func (a *app) drillCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(got, func(w io.Writer) {
+			return a.print(items("leeward.drills.v1", []api.Drill{*got}), func(w io.Writer) {
 				fmt.Fprintf(w, "drill %s is on its way: leeward plan status %s\n", got.Drill.Name, got.State.Run)
 			})
 		}),
@@ -64,6 +64,7 @@ func (a *app) drillCommand() *cobra.Command {
 		Use: "delete NAME", Short: "Remove a drill; its reports stay", Args: args("NAME"),
 		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error { return c.DeleteDrill(ctx, args[0]) }),
 	}
+	a.careful(del, func(d string) string { return "remove drill " + d + ": nobody tests by itself then" })
 	return noun("drill", "Tests that run by themselves, with signed reports", append([]*cobra.Command{ls, set, run, del}, a.reportCommands()...)...)
 }
 

@@ -104,6 +104,7 @@ func (a *app) agentCommand() *cobra.Command {
 			})
 		}),
 	}
+	a.careful(revoke, func(m string) string { return "end the agent of " + m + " and refuse its key for good" })
 	return noun("agent", "Agents: on which hosts they are, and who was let in", append([]*cobra.Command{ls, revoke}, a.pushCommands()...)...)
 }
 

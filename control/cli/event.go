@@ -35,6 +35,7 @@ func (a *app) eventCommand() *cobra.Command {
 	ls.Flags().StringVar(&from, "since", "", "only after an RFC 3339 time, or younger than a duration like 2h")
 	ls.Flags().StringVar(&q.Kind, "kind", "", "only this kind, e.g. point or resync")
 	ls.Flags().IntVar(&q.Limit, "limit", 100, "only the newest so many")
+	a.watched(ls)
 	return noun("event", "What happened", ls)
 }
 

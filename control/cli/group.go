@@ -61,6 +61,8 @@ func (a *app) groupCommand() *cobra.Command {
 		Use: "delete GROUP", Short: "Dissolve a group; its points stay", Args: args("GROUP"),
 		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error { return c.DeleteGroup(ctx, args[0]) }),
 	}
+	a.watched(ls, show)
+	a.careful(del, func(g string) string { return "dissolve group " + g + ": its machines cut their points alone again" })
 	return noun("group", "Machines that cut their points together", ls, show, create, add, remove, del)
 }
 

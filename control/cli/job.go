@@ -50,6 +50,7 @@ func (a *app) jobCommand() *cobra.Command {
 			return a.verdict(j)
 		}),
 	}
+	a.watched(ls, show)
 	return noun("job", "Failover jobs", ls, show, follow)
 }
 

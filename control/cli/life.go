@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -27,6 +26,7 @@ type lifeFlags struct {
 	group   bool
 	wait    bool
 	limit   time.Duration
+	dry     bool
 	home    []string
 }
 
@@ -58,6 +58,7 @@ func (a *app) lifeCommands() []*cobra.Command {
 			return a.print(l, func(w io.Writer) { lifeDetail(w, l, copied) })
 		}),
 	}
+	a.watched(ls, show)
 	return []*cobra.Command{
 		a.startCommand(), a.validateCommand(), ls, show,
 		a.lifeCommand("change-point MACHINE", "End the machine that runs and bring it up from another point; what it wrote is lost", life.Change, func(c *cobra.Command, f *lifeFlags) {
@@ -95,7 +96,8 @@ func (f *lifeFlags) add(c *cobra.Command) {
 	fl.StringVar(&r.Options.Hardware, "hardware", "", "qemu: compatible or virtio (default: compatible)")
 	fl.StringVar(&r.Options.Hydrate, "hydrate", "", "qemu: copy the disks here behind the machine: on or off (default: on)")
 	fl.StringVar(&r.Options.Fixup, "fixup", "", "qemu: change the copy's disks so that it boots here: auto (with --hardware virtio), off or always (default: auto)")
-	fl.StringVar(&r.Options.Network, "network", "", "open: it reaches what this host reaches; isolated: nothing (default: open)")
+	fl.StringVar(&r.Options.Network, "network", "", "open: it reaches what control's host reaches; isolated: nothing; bridge:NAME: it is attached to that bridge of control's host (default: open)")
+	fl.StringVar(&r.Options.Address, "address", "", "with --network bridge:NAME and --port: the `IP` that the machine will have there")
 	fl.StringVar(&r.Options.Serial, "serial", "", "proof: a serial line that matches this regular expression")
 	fl.IntVar(&r.Options.Port, "port", 0, "proof: this TCP port of the guest accepts")
 	fl.StringVar(&r.Options.HTTP, "http", "", "proof: this path on --port answers 2xx")
@@ -157,30 +159,35 @@ func (a *app) validateCommand() *cobra.Command {
 			if err := f.fill(args[0]); err != nil {
 				return err
 			}
-			v, err := c.ValidateLife(ctx, f.request)
-			if err != nil {
-				return err
-			}
-			if err := a.print(v, func(w io.Writer) {
-				row(w, "MACHINE", "CHECK", "RESULT", "WHAT")
-				for _, k := range v.Checks {
-					what := k.What
-					if k.Try != "" {
-						what += " (try: " + k.Try + ")"
-					}
-					row(w, k.Machine, k.Check, k.Result, what)
-				}
-			}); err != nil {
-				return err
-			}
-			if !v.Good {
-				return api.Errorf(api.CodeRefused, "", "a failover of %s would fail now", args[0])
-			}
-			return nil
+			return a.validate(ctx, c, &f, args[0])
 		}),
 	}
 	f.add(c)
 	return c
+}
+
+// validate says whether a failover would work.
+func (a *app) validate(ctx context.Context, c *api.Client, f *lifeFlags, name string) error {
+	v, err := c.ValidateLife(ctx, f.request)
+	if err != nil {
+		return err
+	}
+	if err := a.print(v, func(w io.Writer) {
+		row(w, "MACHINE", "CHECK", "RESULT", "WHAT")
+		for _, k := range v.Checks {
+			what := k.What
+			if k.Try != "" {
+				what += " (try: " + k.Try + ")"
+			}
+			row(w, k.Machine, k.Check, k.Result, what)
+		}
+	}); err != nil {
+		return err
+	}
+	if !v.Good {
+		return api.Errorf(api.CodeRefused, "see the checks above", "a failover of %s would fail now", name)
+	}
+	return nil
 }
 
 func (a *app) startCommand() *cobra.Command {
@@ -193,6 +200,7 @@ func (a *app) startCommand() *cobra.Command {
 		"stop the applications first, or let --quiesce do it."
 	f.add(c)
 	c.Flags().StringVar(&f.request.ID, "request-id", "", "the same id twice is the same failover")
+	c.Flags().BoolVar(&f.dry, "dry-run", false, "only say whether it would work now and what would be lost, like leeward failover validate")
 	return c
 }
 
@@ -212,6 +220,9 @@ func (a *app) lifeOf(f *lifeFlags, use, short string, kind life.Kind) *cobra.Com
 		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error {
 			if err := f.fill(args[0]); err != nil {
 				return err
+			}
+			if f.dry {
+				return a.validate(ctx, c, f, args[0])
 			}
 			if kind == life.Start && f.request.ID == "" {
 				f.request.ID = strings.ToLower(rand.Text())
@@ -257,15 +268,7 @@ func (a *app) confirm(ctx context.Context, c *api.Client, kind life.Kind, r *api
 	if what == "" {
 		return nil
 	}
-	fmt.Fprintf(a.Err, "this will %s\ntype %s to go on: ", what, name)
-	line, err := bufio.NewReader(a.In).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the confirmation: %w", err)
-	}
-	if r.Confirm = strings.TrimSpace(line); r.Confirm != name {
-		return api.Errorf(api.CodeRefused, "type the name, or give it: --confirm "+name, "not confirmed, nothing was done")
-	}
-	return nil
+	return a.typed(what, name, &r.Confirm)
 }
 
 // live asks for a step and, if wanted, waits until it is done.
@@ -394,4 +397,44 @@ func lifeDetail(w io.Writer, l *life.Life, copied *hydrate.Status) {
 	for _, s := range l.Past {
 		row(w, stamp(s.At), s.Phase, s.By, s.Why)
 	}
+}
+
+// fenceCommand looks at fences, and takes one away that nothing needs any more.
+func (a *app) fenceCommand() *cobra.Command {
+	ls := &cobra.Command{
+		Use: "ls", Short: "List the machines whose source is kept out, and why", Args: args(),
+		RunE: a.with(func(ctx context.Context, c *api.Client, _ []string) error {
+			all, err := c.Fences(ctx)
+			if err != nil {
+				return err
+			}
+			return a.print(items("leeward.fences.v1", all), func(w io.Writer) {
+				row(w, "MACHINE", "PHASE", "SINCE", "MAY WRITE", "NEEDED", "WHY")
+				for _, f := range all {
+					row(w, f.Machine, f.Phase, ago(f.Since), f.Holder, f.Needed, f.Why)
+				}
+			})
+		}),
+	}
+	var r api.FenceRequest
+	lift := &cobra.Command{
+		Use: "lift MACHINE", Short: "Take a fence away by hand, where nothing needs it any more", Args: args("MACHINE"),
+		Long: "Take a fence away by hand. Fences go by themselves with what put them up (cancel, commit at home,\n" +
+			"machine enable); this is for one that is left of a state that was lost. Only an admin may.",
+		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error {
+			r.Machine = args[0]
+			if r.Confirm == "" {
+				if err := a.typed("let the agent of "+r.Machine+" write again", r.Machine, &r.Confirm); err != nil {
+					return err
+				}
+			}
+			f, err := c.LiftFence(ctx, r)
+			if err != nil {
+				return err
+			}
+			return a.print(f, func(w io.Writer) { fmt.Fprintf(w, "the fence of %s is gone\n", f.Machine) })
+		}),
+	}
+	lift.Flags().StringVar(&r.Confirm, "confirm", "", "`name` of the machine again, instead of typing it when asked")
+	return noun("fence", "Look at who is kept from writing", ls, lift)
 }

@@ -38,6 +38,7 @@ func (a *app) machineCommand() *cobra.Command {
 			return a.print(m, func(w io.Writer) { machineDetail(w, m) })
 		}),
 	}
+	a.watched(ls, show)
 	return noun("machine", "Protected machines", append([]*cobra.Command{ls, show}, a.protectionCommands()...)...)
 }
 

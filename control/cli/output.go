@@ -15,12 +15,21 @@ import (
 func (a *app) print(v any, table func(w io.Writer)) error {
 	switch a.output {
 	case "json":
+		if a.watching {
+			return a.line(v)
+		}
 		e := json.NewEncoder(a.Out)
 		e.SetIndent("", "  ")
 		e.SetEscapeHTML(false)
 		return e.Encode(v)
 	case "yaml":
+		if a.watching {
+			fmt.Fprintln(a.Out, "---")
+		}
 		return writeYAML(a.Out, v)
+	}
+	if a.watching {
+		a.clear()
 	}
 	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	table(w)

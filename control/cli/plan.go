@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -41,7 +42,7 @@ func (a *app) planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(e, func(w io.Writer) { fmt.Fprintf(w, "plan %s is version %d now\n", e.Name, e.Version) })
+			return a.print(planDocument{"leeward.plan-version.v1", e}, func(w io.Writer) { fmt.Fprintf(w, "plan %s is version %d now\n", e.Name, e.Version) })
 		}),
 	}
 	ls := &cobra.Command{
@@ -69,7 +70,7 @@ func (a *app) planCommand() *cobra.Command {
 				return a.print(items("leeward.plans.v1", all), func(w io.Writer) { planTable(w, all) })
 			}
 			newest := all[len(all)-1]
-			return a.print(newest, func(w io.Writer) { _ = yaml.NewEncoder(w).Encode(newest.Value) }) // a table's writer takes everything
+			return a.print(planDocument{"leeward.plan-version.v1", &newest}, func(w io.Writer) { _ = yaml.NewEncoder(w).Encode(newest.Value) }) // a table's writer takes everything
 		}),
 	}
 	show.Flags().BoolVar(&versions, "versions", false, "list its versions instead")
@@ -77,6 +78,7 @@ func (a *app) planCommand() *cobra.Command {
 		Use: "delete PLAN", Short: "Remove a plan; its runs stay", Args: args("PLAN"),
 		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error { return c.DeletePlan(ctx, args[0]) }),
 	}
+	a.careful(del, func(p string) string { return "remove plan " + p })
 	return noun("plan", "Recovery plans", append([]*cobra.Command{validate, apply, ls, show, del}, a.runCommands()...)...)
 }
 
@@ -102,6 +104,7 @@ func planTable(w io.Writer, all []api.Plan) {
 func (a *app) runCommands() []*cobra.Command {
 	var r api.RunRequest
 	var dry, noWait bool
+	var limit time.Duration
 	run := &cobra.Command{
 		Use: "run PLAN", Short: "Carry a plan out; Ctrl-C only stops watching", Args: args("PLAN"),
 		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error {
@@ -116,12 +119,22 @@ func (a *app) runCommands() []*cobra.Command {
 			if r.ID == "" {
 				r.ID = strings.ToLower("run-" + rand.Text()[:10])
 			}
+			if r.Mode != plan.Test && r.Confirm == "" {
+				if err := a.typed("carry out plan "+r.Plan+" as "+r.Mode+" in earnest", r.Plan, &r.Confirm); err != nil {
+					return err
+				}
+			}
 			run, err := c.RunPlan(ctx, r)
 			if err != nil {
 				return err
 			}
 			if noWait {
 				return a.print(run, func(w io.Writer) { runTable(w, run) })
+			}
+			if limit > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, limit)
+				defer cancel()
 			}
 			return a.watchRun(ctx, c, run)
 		}),
@@ -130,6 +143,8 @@ func (a *app) runCommands() []*cobra.Command {
 	run.Flags().StringVar(&r.Point, "point", "", "for machines that name none: as for failover (default: the plan's)")
 	run.Flags().StringVar(&r.ID, "request-id", "", "the same id twice is the same run")
 	run.Flags().BoolVar(&dry, "dry-run", false, "only say what would be done, what would be lost and how long it may take")
+	run.Flags().StringVar(&r.Confirm, "confirm", "", "`name` of the plan again, instead of typing it when asked: for failover and failback")
+	run.Flags().DurationVar(&limit, "wait-limit", 0, "wait so long, then exit 8; the run goes on (0: for ever)")
 	run.Flags().BoolVar(&noWait, "no-wait", false, "return when the run has begun")
 	return append([]*cobra.Command{run}, a.underWayCommands()...)
 }
@@ -183,6 +198,7 @@ func (a *app) underWayCommands() []*cobra.Command {
 			})
 		}),
 	}
+	a.watched(status, runs)
 	return []*cobra.Command{answer, status, cancel, runs}
 }
 
@@ -203,10 +219,16 @@ func (a *app) watchRun(ctx context.Context, c *api.Client, run *plan.Run) error 
 		}
 		select {
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return api.Errorf(api.CodeTimeout, "leeward plan status "+run.ID, "run %s is not over yet, and goes on", run.ID)
+			}
 			return &Exit{Code: ExitInterrupted, Err: api.Errorf(api.CodeFailed, "leeward plan status "+run.ID, "detached, run %s goes on", run.ID)}
 		case <-t.C:
 		}
 		next, err := c.Run(ctx, run.ID)
+		if ctx.Err() != nil {
+			continue // it says how
+		}
 		if err != nil {
 			return err
 		}
@@ -217,7 +239,11 @@ func (a *app) watchRun(ctx context.Context, c *api.Client, run *plan.Run) error 
 	}
 	switch run.State {
 	case plan.RunFailed, plan.RunCancelled:
-		return &Exit{Code: ExitFailed}
+		why := "run %s is %s"
+		if run.Error != "" {
+			why += ": " + strings.ReplaceAll(run.Error, "%", "%%")
+		}
+		return api.Errorf(api.CodeFailed, "leeward plan status "+run.ID, why, run.ID, run.State)
 	case plan.RunWarnings:
 		return &Exit{Code: ExitPartial}
 	}
@@ -294,7 +320,7 @@ func (a *app) notifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(n, func(w io.Writer) { _ = yaml.NewEncoder(w).Encode(n) }) // a table's writer takes everything
+			return a.print(notifyDocument{"leeward.notify.v1", n}, func(w io.Writer) { _ = yaml.NewEncoder(w).Encode(n) }) // a table's writer takes everything
 		}),
 	}
 	set := &cobra.Command{
@@ -321,7 +347,7 @@ func (a *app) notifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = a.print(r, func(w io.Writer) {
+			err = a.print(sentDocument{"leeward.notify-test.v1", r}, func(w io.Writer) {
 				for _, s := range r.Sent {
 					row(w, "sent", s)
 				}

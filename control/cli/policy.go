@@ -32,7 +32,7 @@ func (a *app) policyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(p, func(w io.Writer) { _ = yaml.NewEncoder(w).Encode(p.Value) }) // a table's writer takes everything
+			return a.print(policyDocument{"leeward.policy.v1", p}, func(w io.Writer) { _ = yaml.NewEncoder(w).Encode(p.Value) }) // a table's writer takes everything
 		}),
 	}
 	set := &cobra.Command{
@@ -78,6 +78,7 @@ func (a *app) policyCommand() *cobra.Command {
 		Use: "delete POLICY", Short: "Remove a policy; the default one holds then", Args: args("POLICY"),
 		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error { return c.DeletePolicy(ctx, args[0]) }),
 	}
+	a.careful(del, func(p string) string { return "remove policy " + p + ": the default one holds then" })
 	return noun("policy", "How machines and groups are protected", ls, show, set, apply, export, imp, del)
 }
 

@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,19 +13,11 @@ import (
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	var watch bool
-	var every time.Duration
 	c := &cobra.Command{
 		Use: "status", Short: "One screen: health, RPO, backlog, last tests, issues", Args: args(),
-		RunE: a.with(func(ctx context.Context, c *api.Client, _ []string) error {
-			if !watch {
-				return a.statusOnce(ctx, c, false)
-			}
-			return a.statusWatch(ctx, c, every)
-		}),
+		RunE: a.with(func(ctx context.Context, c *api.Client, _ []string) error { return a.status(ctx, c) }),
 	}
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again until Ctrl-C; with -o json one document a line")
-	c.Flags().DurationVar(&every, "interval", time.Second, "pause between two screens of --watch")
+	a.watched(c)
 	return c
 }
 
@@ -36,44 +27,18 @@ type statusDocument struct {
 	List []api.Machine `json:"machine_list"`
 }
 
-func (a *app) statusWatch(ctx context.Context, c *api.Client, every time.Duration) error {
-	t := time.NewTicker(max(every, 100*time.Millisecond))
-	defer t.Stop()
-	for {
-		err := a.statusOnce(ctx, c, true)
-		if ctx.Err() != nil {
-			return nil // Ctrl-C is how one ends it
-		}
-		if err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-	}
-}
-
-func (a *app) statusOnce(ctx context.Context, c *api.Client, watching bool) error {
+func (a *app) status(ctx context.Context, c *api.Client) error {
 	st, err := c.Status(ctx)
 	if err != nil {
 		return err
 	}
-	var all []api.Machine
+	all := []api.Machine{}
 	if st.Ready {
 		if all, err = c.Machines(ctx, api.Query{}); err != nil {
 			return err
 		}
 	}
-	doc := statusDocument{Status: st, List: all}
-	if a.output == "json" && watching {
-		return a.line(doc)
-	}
-	if _, tty := terminal(a.Out); tty && watching && a.output == "table" {
-		fmt.Fprint(a.Out, "\x1b[H\x1b[2J")
-	}
-	return a.print(doc, func(w io.Writer) { statusTable(w, st, all) })
+	return a.print(statusDocument{Status: st, List: all}, func(w io.Writer) { statusTable(w, st, all) })
 }
 
 func statusTable(w io.Writer, st *api.Status, all []api.Machine) {

@@ -122,7 +122,7 @@ func (a *app) vaultKeyRm() *cobra.Command {
 	c := &cobra.Command{
 		Use: "rm SLOT", Short: "Remove a key slot, but not the one that the vault was opened with", Args: args("SLOT"),
 	}
-	return a.vaultVerb(c, func(ctx context.Context, v *vault.Vault, args []string) error {
+	return a.careful(a.vaultVerb(c, func(ctx context.Context, v *vault.Vault, args []string) error {
 		slots, _, err := v.Keys(ctx)
 		if err != nil {
 			return err
@@ -138,5 +138,7 @@ func (a *app) vaultKeyRm() *cobra.Command {
 		}
 		doc := keyDocument{Schema: "leeward.vault-key.v1", Removed: args[0]}
 		return a.print(doc, func(w io.Writer) { fmt.Fprintf(w, "slot %s is gone\n", args[0]) })
+	}), func(slot string) string {
+		return "remove key slot " + slot + ": whoever has only that key cannot open the vault any more"
 	})
 }

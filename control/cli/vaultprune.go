@@ -33,6 +33,7 @@ func (a *app) vaultPrune() *cobra.Command {
 	var o vault.MaintainOptions
 	var keep string
 	var rate int64
+	var yes bool
 	c := &cobra.Command{
 		Use: "prune", Short: "Remove the points that no rule keeps, and what only they needed", Args: args(),
 		Long: "Remove the recovery points that neither a rule nor a pin keeps, fold the history that no point shows\n" +
@@ -43,6 +44,7 @@ func (a *app) vaultPrune() *cobra.Command {
 	c.Flags().StringVar(&keep, "keep", vault.DefaultRetention.String(), `points to keep of each group, or "everything" to fold only`)
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "change nothing, say which points would go")
 	c.Flags().BoolVar(&o.NoDelete, "no-delete", false, "fold, but delete neither points nor segments")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask, also at a terminal")
 	c.Flags().Int64Var(&rate, "rate", 0, "read and write at most so many MiB a second; 0 for no limit")
 	return a.vaultVerb(c, func(ctx context.Context, v *vault.Vault, _ []string) error {
 		var err error
@@ -53,6 +55,12 @@ func (a *app) vaultPrune() *cobra.Command {
 			return Usage("", "--rate is %d: want MiB a second", rate)
 		}
 		o.Rate = rate << 20
+		if !o.DryRun && !o.NoDelete && a.atTerminal() && !yes {
+			word := ""
+			if err := a.typed("remove the points of vault "+v.ID()+" that "+o.Keep.String()+" does not keep (--dry-run shows them)", "prune", &word); err != nil {
+				return err
+			}
+		}
 		if a.verbose {
 			o.Progress = func(what string) { a.note("%s", what) }
 		}
