@@ -197,7 +197,9 @@ func TestEnrolment(t *testing.T) {
 	}
 	refused()
 	spare, _ := token("spare")
-	var doc struct{ Items []struct{ ID, Machine string } }
+	var doc struct {
+		Items []struct{ ID, Machine string }
+	}
 	if _, out, _ := lw(t, t.Context(), dir, "token", "ls", "-o", "json"); json.Unmarshal([]byte(out), &doc) != nil || len(doc.Items) == 0 {
 		t.Fatalf("tokens: %s, %s", out, spare)
 	}
