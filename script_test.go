@@ -15,6 +15,7 @@ import (
 
 	"github.com/leeward-dr/leeward/agent/quiesce"
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/vaulttest"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 	// that is not known here must not run the tests again, within themselves.
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") && filepath.Base(os.Args[0]) != "leeward" {
 		switch os.Args[1] {
-		case keepName:
+		case keepName, failover.FixMachine:
 			os.Exit(run())
 		case "guard":
 			os.Exit(quiesce.GuardMain())

@@ -13,6 +13,7 @@ import (
 	"github.com/leeward-dr/leeward/control/life"
 	"github.com/leeward-dr/leeward/control/notify"
 	"github.com/leeward-dr/leeward/control/plan"
+	"github.com/leeward-dr/leeward/control/push"
 )
 
 // planDocument is a version of a plan as -o json prints it. Schema "leeward.plan-version.v1".
@@ -61,6 +62,7 @@ func documents() map[string]reflect.Type {
 		"leeward.streams.v1": reflect.TypeFor[document[api.Stream]](),
 		"leeward.tokens.v1":  reflect.TypeFor[document[enrol.Token]](), "leeward.token.v1": reflect.TypeFor[enrol.Token](),
 		"leeward.agents.v1": reflect.TypeFor[document[enrol.Agent]](), "leeward.agent.v1": reflect.TypeFor[enrol.Agent](),
+		"leeward.pushes.v1": reflect.TypeFor[document[push.Result]](), "leeward.push.v1": reflect.TypeFor[push.Result](),
 		"leeward.endpoints.v1": reflect.TypeFor[document[api.Contract]](), "leeward.endpoint.v1": reflect.TypeFor[api.Contract](),
 		"leeward.vault.v1": reflect.TypeFor[api.VaultInfo](), "leeward.vault-disks.v1": reflect.TypeFor[document[diskRow]](), "leeward.vault-objects.v1": reflect.TypeFor[document[objectRow]](),
 		"leeward.vault-check.v1": reflect.TypeFor[checkDocument](), "leeward.vault-prune.v1": reflect.TypeFor[pruneDocument](),

@@ -170,8 +170,9 @@ func TestDocumentsAreAsPromised(t *testing.T) {
 	print("leeward.vault-keys.v1", "vault", "key", "ls")
 	print("leeward.vault-key.v1", "vault", "key", "add", "--new-key-file", filepath.Join(work, "other.key"))
 
-	// These are printed elsewhere: enrolment in its own test, notifications by webhook.
-	elsewhere := []string{"leeward.token.v1", "leeward.agent.v1", "leeward.notification.v1"}
+	// These are printed elsewhere: enrolment in its own test, notifications by webhook, what
+	// was pushed where there is an SSH server.
+	elsewhere := []string{"leeward.token.v1", "leeward.agent.v1", "leeward.notification.v1", "leeward.pushes.v1", "leeward.push.v1"}
 	for _, name := range promised {
 		if !seen[name] && !slices.Contains(elsewhere, name) {
 			t.Errorf("%s is promised and not tested", name)

@@ -18,12 +18,12 @@ import (
 // Its end of the cable, a tap, is made by this process and inherited by QEMU, whose
 // sandbox would not let it be made there. The tap goes when QEMU ends.
 
-// helpers is where distributions put the program that makes taps for those who may not.
-var helpers = []string{"/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper"}
+// bridgeHelpers is where distributions put the program that makes taps for those who may not.
+var bridgeHelpers = []string{"/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper"}
 
 const (
 	tunDevice  = "/dev/net/tun"
-	helperTime = 10 * time.Second
+	bridgeTime = 10 * time.Second
 	// maxInterface is the longest name of a network interface.
 	maxInterface = unix.IFNAMSIZ - 1
 )
@@ -45,7 +45,7 @@ func checkBridge(name string) error {
 	case err != nil || unix.ByteSliceToString(d.Driver[:]) != "bridge":
 		return fmt.Errorf("the network interface %s is no bridge: choose another (ip link show type bridge)", name)
 	}
-	if err := mayMakeTaps(); err != nil && helper() == "" {
+	if err := mayMakeTaps(); err != nil && bridgeHelper() == "" {
 		return fmt.Errorf("a machine cannot be attached to bridge %s: %w: give this service CAP_NET_ADMIN and %s, or install qemu-bridge-helper and allow the bridge in /etc/qemu/bridge.conf", name, err, tunDevice)
 	}
 	return nil
@@ -64,8 +64,8 @@ func mayMakeTaps() error {
 	return unix.Access(tunDevice, unix.R_OK|unix.W_OK)
 }
 
-func helper() string {
-	for _, h := range helpers {
+func bridgeHelper() string {
+	for _, h := range bridgeHelpers {
 		if st, err := os.Stat(h); err == nil && st.Mode()&0o111 != 0 {
 			return h
 		}
@@ -183,7 +183,7 @@ func plug(name, bridge string) error {
 
 // helped has QEMU's helper make the tap, which obeys /etc/qemu/bridge.conf.
 func helped(ctx context.Context, bridge string) (*os.File, error) {
-	path := helper()
+	path := bridgeHelper()
 	if path == "" {
 		return nil, errors.New("this process may not, and qemu-bridge-helper is not installed")
 	}
@@ -194,7 +194,7 @@ func helped(ctx context.Context, bridge string) (*os.File, error) {
 	defer unix.Close(fds[0])
 	theirs := os.NewFile(uintptr(fds[1]), "helper")
 	defer theirs.Close()
-	ctx, cancel := context.WithTimeout(ctx, helperTime)
+	ctx, cancel := context.WithTimeout(ctx, bridgeTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, "--use-vnet", "--fd=3", "--br="+bridge)
 	cmd.ExtraFiles = []*os.File{theirs}
