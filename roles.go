@@ -37,6 +37,8 @@ const (
 	roleStop  = time.Minute
 	// askAgain is how often a control that waits looks whether it is its turn.
 	askAgain = 2 * time.Second
+	// tryTime is what one try has at least.
+	tryTime = 30 * time.Second
 	// sayAgain is how often the log says that something is still waited for.
 	sayAgain = 30 * time.Second
 )
@@ -152,7 +154,7 @@ func unlock(ctx context.Context, st store.Store, key vault.Key, patience time.Du
 
 // try connects once and sees to the streams.
 func (f *roleFlags) try(ctx context.Context, until time.Time, ensure func(context.Context, *bus.Bus) error) (*bus.Bus, error) {
-	ctx, cancel := context.WithDeadline(ctx, until)
+	ctx, cancel := context.WithTimeout(ctx, max(time.Until(until), tryTime))
 	defer cancel()
 	b, err := bus.Connect(ctx, f.connect)
 	if err != nil {

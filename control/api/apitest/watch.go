@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/jsonschema-go/jsonschema"
 	"github.com/nats-io/nats.go"
@@ -108,13 +109,34 @@ func (w *Watch) check(what, name string, s *jsonschema.Resolved, text []byte) {
 // twin ends the names of endpoints that take what another one takes, and more.
 const twin = ".admin"
 
-// Unseen lists the endpoints that answered nobody yet, but for those whose name begins
-// with one of but. One is seen if its twin for admins was.
-func (w *Watch) Unseen(but ...string) (names []string) {
+// Want reports the endpoints that answered nobody within a while, of those that which
+// chooses. What is heard here may come later than the answer to who asked.
+func (w *Watch) Want(which func(name string) bool) {
+	w.t.Helper()
+	var left []string
+	for end := time.Now().Add(patience); ; {
+		if left = w.unseen(which); len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Errorf("nobody asked for %v; seen are %v", left, w)
+			return
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-w.t.Context().Done():
+			return
+		}
+	}
+}
+
+const patience = 10 * time.Second
+
+func (w *Watch) unseen(which func(name string) bool) (names []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for name := range w.all {
-		if w.seen[strings.TrimSuffix(name, twin)] == 0 && !slices.ContainsFunc(but, func(b string) bool { return strings.HasPrefix(name, b) }) {
+		if w.seen[strings.TrimSuffix(name, twin)] == 0 && which(name) {
 			names = append(names, name)
 		}
 	}
