@@ -198,11 +198,41 @@ func TestWayHome(t *testing.T) {
 	targettest.WaitFor(t, longTime, "it goes on, and is protected", func() bool {
 		return w.do(DoTell, nil).Points > 0 && !bytes.Equal(before, w.content())
 	})
+	// What was changed for the hardware here is taken back first, and does not go home.
+	w.l.mu.Lock()
+	fixed := &fixedRun{Run: w.l.running.(*qemu.Run)}
+	w.l.running = fixed
+	w.l.mu.Unlock()
+	if _, err := w.l.Do(ctx, DoFinal, nil); !errors.Is(err, errNotYet) {
+		t.Errorf("it goes home as it was changed here: %v", err)
+	}
 	cutOver()
+	if got, err := os.ReadFile(home); err != nil || !bytes.Contains(got, []byte(asAtHome)) {
+		t.Errorf("what was taken back last is not at home: %v", err)
+	}
 	w.do(DoUnprotect, nil)
 	if p := w.do(DoTell, nil); p.On {
 		t.Errorf("it is still published: %+v", p)
 	}
+}
+
+// fixedRun is a machine whose disks were changed for the hardware here.
+type fixedRun struct {
+	*qemu.Run
+	asked int
+}
+
+var errNotYet = errors.New("the helper is out")
+
+const asAtHome = "as it was at home"
+
+// Unfix fails at first.
+func (r *fixedRun) Unfix(context.Context) ([]string, error) {
+	if r.asked++; r.asked == 1 {
+		return nil, errNotYet
+	}
+	_, err := r.Overlay(0).WriteAt([]byte(asAtHome), 2<<20)
+	return []string{"/etc/fstab: as it was"}, err
 }
 
 // What cannot be led home says so.

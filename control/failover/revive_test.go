@@ -89,8 +89,21 @@ func TestFailedOverMachineIsStartedAgain(t *testing.T) {
 			t.Error("nobody is told")
 		}
 	}
+	// Its disk is here soon, and stays here.
+	copied := func(e *Engine) {
+		t.Helper()
+		targettest.WaitFor(t, longTime, "the disk is copied to where the machine runs", func() bool {
+			now, err := e.Job(j.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return now.Hydration != nil && now.Hydration.Whole && now.Hydration.Done == now.Hydration.Total
+		})
+	}
+	copied(e)
 	killKeeper(t, run)
 	revived(e, 1)
+	copied(e)
 
 	// Control ends, then the keeper dies, as when a host loses power.
 	if err := e.Stop(t.Context()); err != nil {
@@ -104,6 +117,7 @@ func TestFailedOverMachineIsStartedAgain(t *testing.T) {
 	}
 	defer e.Stop(context.Background())
 	revived(e, 2)
+	copied(e)
 
 	// One that was ended on its way home is not.
 	if err := os.WriteFile(filepath.Join(run, offFile), nil, 0o600); err != nil {

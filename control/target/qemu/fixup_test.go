@@ -17,22 +17,27 @@ import (
 	"github.com/leeward-dr/leeward/control/target/targettest"
 )
 
-// helperProgram builds what runs in a helper.
-func helperProgram(t testing.TB) string {
+// helperProgram builds what runs in a helper: a small program, or with LEEWARD_FULL=1 the
+// one that is installed.
+func helperProgram(t testing.TB) (h Helper) {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "helper")
-	c := exec.Command("go", "build", "-o", program, "../fixup/testdata/helper")
+	h = Helper{Program: filepath.Join(t.TempDir(), "helper"), Kernel: targettest.HelperKernel(t)}
+	from := "../fixup/testdata/helper"
+	if os.Getenv("LEEWARD_FULL") == "1" {
+		from, h.Args = "../../..", []string{"fix-machine"}
+	}
+	c := exec.Command("go", "build", "-o", h.Program, from)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("build the helper's program: %v\n%s", err, out)
 	}
-	return program
+	return h
 }
 
 // fixing is a Config whose helpers can run here.
 func fixing(t testing.TB, fix Fixup) Config {
 	need(t)
-	return Config{Hardware: Virtio, Fixup: fix, Helper: Helper{Program: helperProgram(t), Kernel: targettest.HelperKernel(t)}, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	return Config{Hardware: Virtio, Fixup: fix, Helper: helperProgram(t), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 }
 
 // A server that only ever saw SATA disks does not boot on virtio hardware. Fixed it does,
