@@ -327,3 +327,73 @@ func TestCancelledAddClosesTheChain(t *testing.T) {
 		t.Fatal("links go on behind a hole in the chain")
 	}
 }
+
+// A stream that has room for few messages of a disk refuses some, and takes those behind
+// them when there is room again. They must never take all of it: whoever reads waits for
+// the one that was refused.
+func TestRefusedIsNotShutOut(t *testing.T) {
+	s := streamstest.StartConfig(t, t.TempDir(), streams.Config{Replicas: 1, ChangesBytes: 64 << 20}) // 64 messages of a disk
+	b := s.Bus()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	p, err := blocks.Open(ctx, b.JS, "m", "d", 1, open(), blocks.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	const total = 1000
+	done := make(chan error, 1)
+	go func() { done <- small(ctx, p, total) }()
+	cons, err := b.JS.Consumer(ctx, streams.Changes, streams.PartitionConsumer(streams.Partition("m", "d")).Durable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Like the vault: a link is of use, and acknowledged, when all before it are there.
+	waiting := map[uint64]jetstream.Msg{}
+	for next := uint64(1); next <= total+1; {
+		batch, err := cons.Fetch(64, jetstream.FetchMaxWait(100*time.Millisecond), jetstream.FetchPriorityGroup(streams.AnyGroup))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for m := range batch.Messages() {
+			c, err := wire.DecodeChange(m.Data())
+			if err != nil {
+				t.Fatal(err)
+			}
+			waiting[c.Number] = m
+			for waiting[next] != nil {
+				if err := waiting[next].Ack(); err != nil {
+					t.Fatal(err)
+				}
+				delete(waiting, next)
+				next++
+			}
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("link %d does not come, %d behind it are there; %+v", next, len(waiting), p.Stats())
+		}
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if p.Stats().Refused == 0 {
+		t.Error("nothing was refused: nothing was tried")
+	}
+}
+
+// small publishes links of one block each.
+func small(ctx context.Context, p *blocks.Publisher, n int) error {
+	noise := make([]byte, wire.BlockSize)
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	bl := p.Builder()
+	for i := range n {
+		if err := bl.Add(ctx, uint64(i), noise, nil); err != nil {
+			return err
+		}
+		if err := bl.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	_, err := p.Flush(ctx)
+	return err
+}

@@ -156,6 +156,10 @@ func (p *Publisher) lastSequence(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", streams.Changes, err)
 	}
+	p.flight.most = maxFlight
+	if n := s.CachedInfo().Config.MaxMsgsPerSubject; n > 0 {
+		p.flight.most = max(1, min(maxFlight, int(n/2)))
+	}
 	m, err := s.GetLastMsgForSubject(ctx, p.subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, nil
@@ -288,6 +292,9 @@ func (p *Publisher) pack(enc *zstd.Encoder, f *frame) (*wire.Block, []byte) {
 	b.Codec, b.Data = wire.CodecZstd, packed[room:]
 	return b, packed
 }
+
+// maxFlight is more messages than any window of bytes holds.
+const maxFlight = 1 << 20
 
 const (
 	firstWait, longestWait     = 20 * time.Millisecond, 2 * time.Second

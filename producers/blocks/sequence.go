@@ -24,6 +24,10 @@ type flight struct {
 	queue []*message
 	bytes int
 	limit int
+	// most is how many messages may be under way: half of what the stream takes of one
+	// disk. If one is refused because that is full, those behind it that find room, as
+	// the vault takes what was before, can then not fill all of it and keep it out for ever.
+	most int
 	// careful counts down after a refusal: while it is above zero, messages go one
 	// at a time, so that none overtakes the one that was refused.
 	careful int
@@ -81,7 +85,7 @@ func (p *Publisher) sequence() {
 		if it.done == nil {
 			continue
 		}
-		err := p.drain(0)
+		err := p.drain(0, 0)
 		if err != nil {
 			p.cancel(err)
 		}
@@ -115,7 +119,7 @@ func (p *Publisher) link(it *item) error {
 		limit = 0
 		p.flight.careful--
 	}
-	if err := p.drain(limit); err != nil {
+	if err := p.drain(limit, p.flight.most-1); err != nil {
 		return err
 	}
 	if err := p.o.Limit.Wait(p.ctx, len(m.msg.Data)); err != nil {
@@ -135,9 +139,9 @@ func (p *Publisher) publish(m *message) error {
 	return nil
 }
 
-// drain waits until at most limit bytes are under way.
-func (p *Publisher) drain(limit int) error {
-	for p.flight.bytes > max(limit, 0) {
+// drain waits until at most limit bytes and count messages are under way.
+func (p *Publisher) drain(limit, count int) error {
+	for len(p.flight.queue) > 0 && (p.flight.bytes > max(limit, 0) || len(p.flight.queue) > count) {
 		m := p.flight.queue[0]
 		select {
 		case <-m.ack.Ok():
