@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/leeward-dr/leeward/bench/fanin"
 	"github.com/leeward-dr/leeward/bench/product"
 	"github.com/leeward-dr/leeward/bench/report"
+	"github.com/leeward-dr/leeward/bench/stages"
 )
 
 func runFanin(ctx context.Context, args []string) error {
@@ -27,6 +30,7 @@ func runFanin(ctx context.Context, args []string) error {
 	f.IntVar(&o.Pace, "pace", 200, "disks a second while latency is measured")
 	f.DurationVar(&o.Limit, "limit", 10*time.Minute, "longest time for each of appliance and cluster")
 	only := f.String("servers", "appliance,cluster", "what to measure, with commas")
+	keepProfile := f.String("profile", "", "run the appliance in this process and keep a CPU profile of the last round in this `file`")
 	up := f.String("leeward", "bin/leeward", "the server's binary")
 	agentBin := f.String("agent", "bin/leeward-agent", "the agent's binary")
 	if err := parse(f, args); err != nil {
@@ -48,6 +52,9 @@ func runFanin(ctx context.Context, args []string) error {
 	}
 	o.Nodes = filepath.Join(source(), "..", "deploy", "nats")
 	o.Dir, o.Keep, o.Log, o.Say = c.dir, c.keepDir, c.log(), say
+	if *keepProfile != "" {
+		o.Profile = func() (func() error, error) { return profileInto(*keepProfile) }
+	}
 	res := newResults()
 	var all []*fanin.Result
 	for s := range strings.SplitSeq(*only, ",") {
@@ -78,4 +85,26 @@ func printFanin(w io.Writer, r *fanin.Result) {
 	report.Table(w, rows)
 	fmt.Fprintf(w, "a disk more costs %.2f ms of a round (straight line: R² %.3f), %.2f ms of CPU (%.3f), %.1f KiB of memory (%.3f)\n",
 		1000*r.SecondsPerDisk, r.SecondsFit, 1000*r.CPUPerDisk, r.CPUFit, r.BytesPerDisk/1024, r.BytesFit)
+}
+
+// profileInto begins a CPU profile that is kept in a file, and whose stages are printed,
+// when stop is called.
+func profileInto(file string) (stop func() error, err error) {
+	var b bytes.Buffer
+	if err := pprof.StartCPUProfile(&b); err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		used, err := stages.Of(b.Bytes())
+		if err != nil {
+			return err
+		}
+		rows := [][]string{{"stage", "CPU s"}}
+		for _, u := range used {
+			rows = append(rows, []string{u.Stage, fmt.Sprintf("%.2f", u.CPU.Seconds())})
+		}
+		report.Table(os.Stdout, rows)
+		return os.WriteFile(file, b.Bytes(), 0o600)
+	}, nil
 }

@@ -22,7 +22,10 @@ type Options struct {
 	Disks   []int // how many, ascending; each step adds to the one before
 	Machine int   // disks a machine
 	Pace    int   // disks a second in the round in which latency is measured
-	Cluster bool  // three nodes, two process servers and a control instead of an appliance
+	// Profile, if it is set, runs the appliance in this process and takes a profile of
+	// the last step's round. What the crowd does is in it, too.
+	Profile func() (stop func() error, err error)
+	Cluster bool // three nodes, two process servers and a control instead of an appliance
 	Limit   time.Duration
 	Nodes   string // folder with node.conf
 	Bin     product.Binaries
@@ -65,6 +68,7 @@ type site struct {
 	servers []*rig.Process
 	agent   string // context
 	conn    *product.Site
+	profile func() (stop func() error, err error) // of the next step's round
 }
 
 // Run measures.
@@ -90,7 +94,12 @@ func Run(ctx context.Context, o Options) (res *Result, err error) {
 		return nil, err
 	}
 	defer c.close()
-	for _, n := range o.Disks {
+	for i, n := range o.Disks {
+		if i < len(o.Disks)-1 {
+			s.profile = nil
+		} else {
+			s.profile = o.Profile
+		}
 		row, err := s.step(ctx, c, o, n)
 		if err != nil {
 			return nil, fmt.Errorf("%s, %d disks: %w", s.name, n, errors.Join(err, s.alive()))
@@ -109,10 +118,19 @@ func (s *site) step(ctx context.Context, c *crowd, o Options, n int) (row Row, e
 		return row, fmt.Errorf("first points: %w", err)
 	}
 	row.First = time.Since(began)
+	stop := func() error { return nil }
+	if s.profile != nil {
+		if stop, err = s.profile(); err != nil {
+			return row, err
+		}
+	}
 	cpu := s.cpu()
 	began = time.Now()
 	if _, err := c.round(ctx, c.machines, 0); err != nil {
 		return row, fmt.Errorf("round: %w", err)
+	}
+	if err := stop(); err != nil {
+		return row, err
 	}
 	row.Round, row.CPU = time.Since(began), s.cpu()-cpu
 	row.Links = 2 * float64(n) / row.Round.Seconds()
@@ -134,6 +152,9 @@ func (s *site) step(ctx context.Context, c *crowd, o Options, n int) (row Row, e
 }
 
 func (s *site) cpu() (d time.Duration) {
+	if len(s.servers) == 0 {
+		return rig.SelfCPU()
+	}
 	for _, p := range s.servers {
 		d += p.CPU()
 	}
@@ -141,6 +162,9 @@ func (s *site) cpu() (d time.Duration) {
 }
 
 func (s *site) rss() (n int64) {
+	if len(s.servers) == 0 {
+		return resident(os.Getpid())
+	}
 	for _, p := range s.servers {
 		n += resident(p.PID())
 	}
@@ -178,6 +202,13 @@ func appliance(ctx context.Context, r *rig.Rig, o Options) (*site, error) {
 		return nil, err
 	}
 	dir := filepath.Join(r.Dir, "site")
+	if o.Profile != nil {
+		conn, err := product.RunHere(ctx, r, dir)
+		if err != nil {
+			return nil, err
+		}
+		return &site{name: "appliance, in one process with the disks", agent: product.Context(dir, "agent"), conn: conn}, nil
+	}
 	p, err := r.Start(o.Bin.Up(dir, at))
 	if err != nil {
 		return nil, err
