@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -99,24 +98,12 @@ func TestProofCanFail(t *testing.T) {
 	}
 }
 
-// build makes the real binaries once for all tests.
-func build(t *testing.T) product.Binaries {
-	t.Helper()
-	dir := t.TempDir()
-	b := product.Binaries{Leeward: filepath.Join(dir, "leeward"), Agent: filepath.Join(dir, "leeward-agent")}
-	for out, pkg := range map[string]string{b.Leeward: "..", b.Agent: "../agent/leeward-agent"} {
-		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", out, pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if msg, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", pkg, err, msg)
-		}
-	}
-	return b
-}
-
 // TestBinaries runs what needs the real programs, so that they are built once.
 func TestBinaries(t *testing.T) {
-	bin := build(t)
+	bin, err := product.Build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Run("chaos", func(t *testing.T) { testChaos(t, bin, false) })
 	t.Run("chaos can fail", func(t *testing.T) { testChaos(t, bin, true) })
 	t.Run("soak", func(t *testing.T) { testSoak(t, bin) })

@@ -36,8 +36,8 @@ type Options struct {
 	Bin      product.Binaries
 	Dir      string
 	Keep     bool
-	Log      *slog.Logger
-	Say      func(format string, args ...any)
+	Log      *slog.Logger                     `json:"-"`
+	Say      func(format string, args ...any) `json:"-"`
 }
 
 // Round is one fault.

@@ -246,7 +246,7 @@ func (t *trial) look(ctx context.Context) error {
 		t.res.Listed += len(points)
 		for i, p := range points {
 			delete(t.seen, p.ID)
-			if p.ID != last[m.name] && i%t.o.Every != 0 && (!t.around[p.ID] || len(points) > 40 && i%4 != 0) {
+			if p.ID != last[m.name] && i%t.o.Every != 0 && (!t.around[p.ID] || len(points) > 10 && i%4 != 0) {
 				continue
 			}
 			if err := t.examine(ctx, v, m, p, p.ID == last[m.name], want[m.name]); err != nil {

@@ -24,8 +24,11 @@ import (
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
-// TestMain lets this binary be the agent's freeze guard.
+// TestMain lets this binary be the agent's freeze guard, and run a fleet.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == childWord {
+		os.Exit(child(os.Args[2]))
+	}
 	if len(os.Args) == 2 && os.Args[1] == "guard" {
 		os.Exit(quiesce.GuardMain())
 	}
