@@ -199,6 +199,11 @@ func (s *Service) Cleanup(ctx context.Context, id string) (failover.Job, error) 
 	return s.engine.Cleanup(ctx, id)
 }
 
+// Note implements api.Backend.
+func (s *Service) Note(_ context.Context, r api.NoteRequest) (failover.Job, error) {
+	return s.engine.Note(r.ID, r.Notes)
+}
+
 // Jobs implements api.Backend.
 func (s *Service) Jobs(_ context.Context, q api.Query) ([]failover.Job, error) {
 	return slices.DeleteFunc(s.engine.Jobs(), func(j failover.Job) bool {

@@ -99,7 +99,19 @@ func TestAnswersAreAsTheirSchemas(t *testing.T) {
 	for j.State.Running() {
 		j = got(c.WatchJob(ctx, j.ID, j.Revision))(l, "job")
 	}
-	got(c.Cleanup(ctx, j.ID))(l, "cleanup")
+	if _, err := c.Note(ctx, j.ID, strings.Repeat("x", failover.MaxNotes+1)); api.AsError(err).Code != api.CodeUsage {
+		t.Errorf("a note that is too long: %v", err)
+	}
+	got(c.Note(ctx, j.ID, "the database wanted its licence"))(l, "note")
+	if j = got(c.Cleanup(ctx, j.ID))(l, "cleanup"); j.Notes != "the database wanted its licence" {
+		t.Errorf("what was noted is %q", j.Notes)
+	}
+	if j = got(c.Job(ctx, j.ID))(l, "job"); j.State != failover.Cleaned || j.Notes == "" {
+		t.Errorf("the history is %+v", j)
+	}
+	if _, err := c.Note(ctx, j.ID, "late"); api.AsError(err).Code != api.CodeRefused {
+		t.Errorf("noted after the cleanup: %v", err)
+	}
 	got(c.Jobs(ctx, api.Query{}))(l, "jobs")
 
 	got(c.ApplyPlan(ctx, p))(l, "apply plan")

@@ -159,6 +159,11 @@ func (c *Client) Cleanup(ctx context.Context, id string) (*failover.Job, error) 
 	return call[failover.Job](ctx, c, "failover.cleanup", Ref{ID: id})
 }
 
+// Note keeps what people noted of a job, until and after it is cleaned.
+func (c *Client) Note(ctx context.Context, id, notes string) (*failover.Job, error) {
+	return call[failover.Job](ctx, c, "job.note", NoteRequest{ID: id, Notes: notes})
+}
+
 // Jobs lists jobs, the oldest first.
 func (c *Client) Jobs(ctx context.Context, q Query) ([]failover.Job, error) {
 	return all[failover.Job](ctx, c, "job.ls", q)

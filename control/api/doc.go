@@ -14,6 +14,7 @@
 //	leeward.api.failover.cleanup   {"id"}               failover.Job when it is cleaned
 //	leeward.api.job.ls             Query                Jobs, in pages, oldest first
 //	leeward.api.job.show           {"id", "after"}      failover.Job; with after: when its revision is greater, or after 20 s
+//	leeward.api.job.note           NoteRequest          failover.Job
 //	leeward.api.vault.info         {}                   VaultInfo
 //	leeward.api.stream.ls          {}                   Streams
 //	leeward.api.token.new          NewToken             enrol.Token with its text, shown once

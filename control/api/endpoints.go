@@ -92,6 +92,7 @@ func (s *Server) endpoints() []endpoint {
 		named("failover", "cleanup", "", b.Cleanup),
 		list("job", "ls", "leeward.jobs.v1", b.Jobs),
 		ask("job", "show", "", s.job),
+		ask("job", "note", "", b.Note),
 		plain("vault", "info", "leeward.vault.v1", b.Vault),
 		list("stream", "ls", "leeward.streams.v1", func(ctx context.Context, _ Query) ([]Stream, error) { return b.Streams(ctx) }),
 	}

@@ -34,6 +34,7 @@ type Backend interface {
 	Events(ctx context.Context, q Query) ([]Event, error)
 	Test(ctx context.Context, r failover.Request) (failover.Job, error)
 	Cleanup(ctx context.Context, id string) (failover.Job, error)
+	Note(ctx context.Context, r NoteRequest) (failover.Job, error)
 	Jobs(ctx context.Context, q Query) ([]failover.Job, error)
 	Job(ctx context.Context, id string) (failover.Job, error)
 	WatchJob(ctx context.Context, id string, after uint64) (failover.Job, error)

@@ -190,6 +190,12 @@ type Page[T any] struct {
 	Next   string `json:"next,omitempty"`
 }
 
+// NoteRequest keeps what people noted of a job.
+type NoteRequest struct {
+	ID    string `json:"id"`
+	Notes string `json:"notes"`
+}
+
 // Ref names one thing.
 type Ref struct {
 	ID      string `json:"id,omitempty"`

@@ -31,9 +31,15 @@ type testFlags struct {
 }
 
 func (a *app) failoverCommand() *cobra.Command {
+	var notes string
 	cleanup := &cobra.Command{
 		Use: "cleanup JOB", Short: "End a job's machine and remove every trace of it", Args: args("JOB"),
 		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error {
+			if notes != "" {
+				if _, err := c.Note(ctx, args[0], notes); err != nil {
+					return err
+				}
+			}
 			j, err := c.Cleanup(ctx, args[0])
 			if err != nil {
 				return err
@@ -46,6 +52,7 @@ func (a *app) failoverCommand() *cobra.Command {
 			})
 		}),
 	}
+	cleanup.Flags().StringVar(&notes, "notes", "", "what is to be remembered of the test, kept in its history")
 	return noun("failover", "Bring machines up from recovery points", append([]*cobra.Command{a.testCommand(), a.exportCommand(), cleanup}, a.lifeCommands()...)...)
 }
 

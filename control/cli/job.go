@@ -50,8 +50,18 @@ func (a *app) jobCommand() *cobra.Command {
 			return a.verdict(j)
 		}),
 	}
+	note := &cobra.Command{
+		Use: "note JOB TEXT", Short: "Note something of a job, before it is cleaned up; it stays in its history", Args: args("JOB", "TEXT"),
+		RunE: a.with(func(ctx context.Context, c *api.Client, args []string) error {
+			j, err := c.Note(ctx, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return a.printJob(j)
+		}),
+	}
 	a.watched(ls, show)
-	return noun("job", "Failover jobs", ls, show, follow)
+	return noun("job", "Failover jobs", ls, show, follow, note)
 }
 
 func jobTable(w io.Writer, all []failover.Job) {
@@ -87,6 +97,9 @@ func (a *app) printJob(j *failover.Job) error {
 		row(w, "target", j.Request.Target)
 		if j.Error != "" {
 			row(w, "error", j.Error)
+		}
+		if j.Notes != "" {
+			row(w, "notes", j.Notes)
 		}
 		if r := j.Result; r != nil {
 			row(w, "alive", r.Alive)

@@ -142,7 +142,8 @@ type Job struct {
 	Stages      []Stage   `json:"stages"`
 	Progress    *Progress `json:"progress,omitempty"`
 	Error       string    `json:"error,omitempty"`
-	Code        string    `json:"code,omitempty"` // of the error: not_found, refused or failed
+	Code        string    `json:"code,omitempty"`  // of the error: not_found, refused or failed
+	Notes       string    `json:"notes,omitempty"` // what people noted of it
 	Result      *Result   `json:"result,omitempty"`
 	// Hydration says how much of the disks is where the machine runs; nil if they stay in the
 	// vault.

@@ -197,6 +197,31 @@ func (e *Engine) adopt(ctx context.Context, l *live, r target.Running) {
 	e.guard(ctx, l)
 }
 
+// MaxNotes is how many bytes people may note of a job.
+const MaxNotes = 4 << 10
+
+// Note keeps what people noted of a job, in place of what they did before. It stays in the
+// job's line of history.
+func (e *Engine) Note(id, notes string) (Job, error) {
+	if len(notes) > MaxNotes {
+		return Job{}, fmt.Errorf("%w: the notes have %d bytes, at most %d", ErrRequest, len(notes), MaxNotes)
+	}
+	e.mu.Lock()
+	l := e.jobs[id]
+	e.mu.Unlock()
+	if l == nil {
+		if _, err := e.find(id); err != nil {
+			return Job{}, err
+		}
+		return Job{}, fmt.Errorf("%w: job %s is cleaned: note what is to be noted before, or with it", ErrRefused, id)
+	}
+	e.update(l, func(j *Job) {
+		j.Notes, j.Updated = notes, time.Now().UTC()
+		j.Revision++
+	})
+	return e.Job(id)
+}
+
 // Cleanup ends a job's machine, removes every trace of the run and leaves one line
 // of history. Cleaning a cleaned job is no error.
 func (e *Engine) Cleanup(ctx context.Context, id string) (Job, error) {

@@ -147,7 +147,7 @@ func process() Rights {
 // their own, which end in .admin; tokens, policies and where notifications go are the
 // admin's too, as is whatever ends a machine's protection.
 var (
-	tests    = []string{"failover.test", "failover.cleanup", "failover.validate", "plan.forecast"}
+	tests    = []string{"failover.test", "failover.cleanup", "failover.validate", "job.note", "plan.forecast"}
 	operates = []string{
 		"failover.start", "failover.change-point", "failover.commit", "failover.cancel", "failover.reprotect", "failover.failback", "failover.complete",
 		"plan.run", "run.answer", "run.cancel", "drill.run", "drill.set", "drill.delete", "point.pin", "point.unpin",
