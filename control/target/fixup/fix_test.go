@@ -144,6 +144,37 @@ func TestBreaksOff(t *testing.T) {
 	}
 }
 
+// Taking back may break off too, and is done to its end before anything is done again.
+func TestUndoBreaksOff(t *testing.T) {
+	was := debianTree(t)
+	root := plant(t, was)
+	whole := fixTree(t, root).Changes
+	b, err := os.ReadFile(filepath.Join(root.Name(), recordFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := parseRecord(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Undoing = true
+	if err := r.save(tree{root}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range r.Changes[len(r.Changes)/2:] {
+		if _, err := undoOne(tree{root}, c, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again := fixTree(t, root).Changes; !slices.Equal(again, whole) {
+		t.Errorf("fixed again: %q", again)
+	}
+	if _, err := undo(tree{root}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "undone", harvest(t, root), was)
+}
+
 // What the machine has changed since is the machine's.
 func TestMachineChangedIt(t *testing.T) {
 	root := plant(t, debianTree(t))

@@ -2,7 +2,6 @@ package fixup
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,7 +53,7 @@ func fix(root *os.Root, d devices, spec Spec, report *Report) error {
 		if err != nil {
 			return err
 		}
-		if r.Whole {
+		if r.Whole && !r.Undoing {
 			for _, c := range r.Changes {
 				report.Changes = append(report.Changes, c.What)
 			}
@@ -151,18 +150,7 @@ func (f *fixer) save() {
 	if f.err != nil {
 		return
 	}
-	b, err := json.MarshalIndent(&f.record, "", "\t")
-	if err == nil {
-		err = f.root.MkdirAll(recordDir, 0o755)
-	}
-	if err == nil {
-		// A torn record would undo nothing: it is replaced as a whole.
-		err = f.put(recordFile+".new", append(b, '\n'), 0o644, "etc/fstab")
-	}
-	if err == nil {
-		err = f.root.Rename(recordFile+".new", recordFile)
-	}
-	f.fail(recordFile, err)
+	f.fail(recordFile, f.record.save(f.tree))
 }
 
 func (f *fixer) fail(name string, err error) {

@@ -75,7 +75,7 @@ func TestWriteHelper(t *testing.T) {
 	if err := WriteHelper(&b, k, busybox, spec); err != nil {
 		t.Fatal(err)
 	}
-	fs, err := scanInitramfs(bytes.NewReader(b.Bytes()), int64(b.Len()), func(name string) bool { return name != "leeward" })
+	fs, err := scanInitramfs(bytes.NewReader(b.Bytes()), int64(b.Len()), maxUnpacked, func(name string) bool { return name != "leeward" })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,11 +36,11 @@ const (
 	maxWindow   = 128 << 20
 )
 
-// scanInitramfs reads all archives of an initramfs of size bytes. want picks the files whose
-// contents are kept.
-func scanInitramfs(file io.ReaderAt, size int64, want func(name string) bool) (*initramfs, error) {
+// scanInitramfs reads all archives of an initramfs of size bytes, which may have limit bytes
+// unpacked. want picks the files whose contents are kept.
+func scanInitramfs(file io.ReaderAt, size, limit int64, want func(name string) bool) (*initramfs, error) {
 	fs := &initramfs{members: map[string]uint32{}, contents: map[string][]byte{}}
-	left := int64(maxUnpacked)
+	left := limit
 	for at := skipZeros(file, 0, size); at < size; {
 		p, err := unpack(file, at, size)
 		if err == nil {
@@ -50,7 +50,7 @@ func scanInitramfs(file io.ReaderAt, size int64, want func(name string) bool) (*
 				p.close()
 			}
 			if left = in.N; left <= 0 {
-				err = fmt.Errorf("it unpacks to more than %d bytes", int64(maxUnpacked))
+				err = fmt.Errorf("it unpacks to more than %d bytes", limit)
 			}
 		}
 		if err != nil {

@@ -79,7 +79,7 @@ func pack(t testing.TB, how string, b []byte) []byte {
 }
 
 func scan(b []byte) (*initramfs, error) {
-	return scanInitramfs(bytes.NewReader(b), int64(len(b)), func(name string) bool { return name == loadList })
+	return scanInitramfs(bytes.NewReader(b), int64(len(b)), 4<<20, func(name string) bool { return name == loadList })
 }
 
 // An initramfs is a chain: microcode, the archive proper in any packing, and what was
@@ -120,6 +120,9 @@ func TestChain(t *testing.T) {
 		if _, err := scan(b); err == nil {
 			t.Errorf("%s is taken for an initramfs", what)
 		}
+	}
+	if _, err := scan(pack(t, "gzip", cpioOf(t, [2]string{"zeros", string(make([]byte, 5<<20))}))); err == nil || !strings.Contains(err.Error(), "unpacks to more") {
+		t.Errorf("5 MiB of zeros in few bytes: %v", err)
 	}
 	bomb := pack(t, "xz", main)
 	copy(bomb[12:], []byte{2, 0, 0x21, 1, 40}) // the dictionary of 4 GiB

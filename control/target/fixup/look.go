@@ -149,7 +149,7 @@ func (f *fixer) lookInto(p string) (b boot, ok bool) {
 		f.cannot("/%s: %v", p, err)
 		return b, false
 	}
-	fs, err := scanInitramfs(file, i.Size(), func(name string) bool { return name == loadList })
+	fs, err := scanInitramfs(file, i.Size(), maxUnpacked, func(name string) bool { return name == loadList })
 	if err != nil {
 		f.cannot("/%s cannot be looked into: %v", p, err)
 		return b, false

@@ -44,8 +44,24 @@ type change struct {
 // record is what was done to a machine.
 type record struct {
 	Version int      `json:"version"`
-	Whole   bool     `json:"whole"` // all that was wanted was done; the machine may have run since
+	Whole   bool     `json:"whole"`             // all that was wanted was done; the machine may have run since
+	Undoing bool     `json:"undoing,omitempty"` // all of it is to be taken back, and some of it was
 	Changes []change `json:"changes"`
+}
+
+// save writes it down. A torn record would undo nothing: it is replaced as a whole.
+func (r *record) save(t tree) error {
+	b, err := json.MarshalIndent(r, "", "\t")
+	if err == nil {
+		err = t.root.MkdirAll(recordDir, 0o755)
+	}
+	if err == nil {
+		err = t.put(recordFile+".new", append(b, '\n'), 0o644, "etc/fstab")
+	}
+	if err == nil {
+		err = t.root.Rename(recordFile+".new", recordFile)
+	}
+	return err
 }
 
 func parseRecord(b []byte) (*record, error) {
@@ -178,6 +194,11 @@ func undo(t tree) (said []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.Undoing = true; r.Whole {
+		if err := r.save(t); err != nil {
+			return nil, err
+		}
+	}
 	for _, c := range slices.Backward(r.Changes) {
 		// Before all was done the machine did not run: whatever is there is ours.
 		what, err := undoOne(t, c, !r.Whole)
@@ -241,10 +262,7 @@ func undoReplaced(t tree, c change, force bool) (string, error) {
 	if s := sum(now); !force && err == nil && s != c.Sum && s != c.Was {
 		return "stays: the machine has changed it; as it was, it is /" + c.Backup, nil
 	}
-	if err := t.put(c.Path, was, 0o644, c.Backup); err != nil {
-		return "", err
-	}
-	return "as it was", t.root.Remove(c.Backup)
+	return "as it was", t.root.Rename(c.Backup, c.Path) // which has its mode and labels
 }
 
 func undoAppended(t tree, c change, force bool) (string, error) {

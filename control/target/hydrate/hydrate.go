@@ -160,33 +160,30 @@ func (c *Copy) Run(ctx context.Context) error {
 func (c *Copy) copyAll(ctx context.Context) error {
 	chunks := (c.Size() + chunk - 1) / chunk
 	var since int64 // copied since the last flush
-	for at, clean := int64(0), int64(0); clean < chunks; {
-		wanted := false
+	// clean is how many chunks in a row, up to next, had nothing to copy.
+	for next, clean := int64(0), int64(0); clean < chunks; {
+		at, wanted := next%chunks, false
 		select {
 		case at = <-c.touched:
 			wanted = true
 		default:
 		}
-		if at >= chunks {
-			at = 0
-		}
 		n, err := c.one(ctx, at, wanted)
 		if err != nil {
 			return err
 		}
-		switch since += n; {
+		switch {
 		case n > 0:
-			clean = 0
-		case !wanted:
-			clean++
+			next, clean = at+1, 0
+		case !wanted: // one that the machine wanted and that was here leads nowhere
+			next, clean = at+1, clean+1
 		}
-		if since >= flushEvery {
+		if since += n; since >= flushEvery {
 			since = 0
 			if err := c.below.Flush(); err != nil {
 				return err
 			}
 		}
-		at++
 	}
 	return c.below.Flush()
 }
@@ -268,6 +265,9 @@ func (c *Copy) free() (int64, error) {
 // verify reads the copy back and compares it with the promise of the point.
 func (c *Copy) verify(ctx context.Context) error {
 	v, ok := c.Disk.(target.Verifier)
+	if n := c.below.Missing(0, c.Size()); n > 0 {
+		return fmt.Errorf("%d bytes of disk %s were not copied", n, c.Name())
+	}
 	if !ok {
 		return fmt.Errorf("disk %s cannot say whether its copy is right", c.Name())
 	}

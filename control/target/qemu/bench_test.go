@@ -12,8 +12,8 @@ import (
 	"github.com/leeward-dr/leeward/control/target/targettest"
 )
 
-// BenchmarkBoot boots a Linux from its point, and from a copy in a file, until it says
-// that it lives. CPU seconds are QEMU's; those of the server here come on top.
+// BenchmarkBoot boots a Linux from its point, from one that is copied here meanwhile, and
+// from a file, until it says that it lives. CPU seconds are QEMU's; those of the server here come on top.
 func BenchmarkBoot(b *testing.B) {
 	targettest.Need(b, "qemu-system-x86_64")
 	for _, kernel := range []string{"generic", "cloud"} {
@@ -22,12 +22,12 @@ func BenchmarkBoot(b *testing.B) {
 			if kernel == "cloud" && hw == Compatible {
 				continue // it has no drivers for that
 			}
-			for _, from := range []string{"point", "file"} {
+			for _, from := range []string{"point", "copied", "file"} {
 				b.Run(kernel+"/"+string(hw)+"/"+from, func(b *testing.B) {
 					var cpu time.Duration
 					for b.Loop() {
-						if from == "point" {
-							cpu += bootPoint(b, image, hw)
+						if from != "file" {
+							cpu += bootPoint(b, image, Config{Hardware: hw, Hydrate: from == "copied", PowerOff: time.Millisecond})
 						} else {
 							cpu += bootFile(b, image, hw)
 						}
@@ -39,8 +39,8 @@ func BenchmarkBoot(b *testing.B) {
 	}
 }
 
-func bootPoint(b *testing.B, image string, hw Hardware) time.Duration {
-	r, err := New(Config{Hardware: hw, PowerOff: time.Millisecond}).Start(b.Context(), machine(targettest.Image(b, "sda", image)), b.TempDir())
+func bootPoint(b *testing.B, image string, cfg Config) time.Duration {
+	r, err := New(cfg).Start(b.Context(), machine(targettest.Image(b, "sda", image)), b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -217,6 +217,10 @@ func (r *Run) flush() error {
 // home. It returns what it did, and may be called twice.
 func (r *Run) Unfix(ctx context.Context) (done []string, err error) {
 	path := filepath.Join(r.dir, fixupFile)
+	// First: who starts the machine again, whatever happens here, must look at its disks.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
 	if len(r.fixed.Changes) > 0 {
 		report, err := r.helper.run(ctx, fixup.Spec{Do: fixup.Undo, Disks: r.disks})
 		if err != nil {
@@ -231,9 +235,6 @@ func (r *Run) Unfix(ctx context.Context) (done []string, err error) {
 		done = report.Changes
 	}
 	r.fixed = fixup.Report{}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
 	return done, nil
 }
 
