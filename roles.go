@@ -289,9 +289,17 @@ func controlCommand(version string) *cobra.Command {
 // control runs a control on a bus.
 func (f *roleFlags) control(cmd *cobra.Command, m manageFlags, version string, b *bus.Bus, v *vault.Vault, log *slog.Logger) error {
 	var on stage
-	p, err := m.open(f.dir, log, on.console())
+	front := on.console()
+	var err error
+	if front.Pages, err = pages(f.dir, m, f.connect, version, log); err != nil {
+		return err
+	}
+	p, err := m.open(f.dir, log, front)
 	if err != nil {
 		return err
+	}
+	if p.server != nil && front.Pages != nil {
+		on.url = p.server.Reached(m.advertise)
 	}
 	o, ab, err := authority(cmd.Context(), f.dir, p.pin, f.connect, log)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/leeward-dr/leeward/control"
 	"github.com/leeward-dr/leeward/control/console"
+	"github.com/leeward-dr/leeward/control/console/web"
 	"github.com/leeward-dr/leeward/control/enrol"
 	"github.com/leeward-dr/leeward/embed"
 	"github.com/leeward-dr/leeward/embed/appliance"
@@ -93,6 +94,7 @@ func (p *port) say(w io.Writer) {
 // stage is where the control that is active stands; nil while another one is.
 type stage struct {
 	atomic.Pointer[control.Service]
+	url string // of the console; empty: none
 }
 
 var errWaits = errors.New("this control waits for its turn: another one is active")
@@ -133,9 +135,28 @@ func (s *stage) enter(o *enrol.Options) fx.Option {
 				return err
 			}
 		}
+		c.ConsoleAt(s.url)
 		lc.Append(fx.StartStopHook(func() { s.Store(c) }, func() { s.Store(nil) }))
 		return nil
 	})
+}
+
+// pages makes the console of a control, from the keys below dir; nil where there are none.
+// It asks whichever control is active, over the bus.
+func pages(dir string, m manageFlags, connect bus.Options, version string, log *slog.Logger) (console.Pages, error) {
+	keys := filepath.Join(dir, "trust")
+	if _, err := os.Stat(filepath.Join(keys, "operator.nk")); m.listen == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	t, err := trust.Open(keys)
+	if err != nil {
+		return nil, err
+	}
+	return web.New(web.Config{Version: version, Log: log, Connect: func(ctx context.Context, r trust.Role) (*bus.Bus, error) {
+		o := connect // its address and authority, with the role's key
+		o.CredsFile, o.Name, o.Log = t.CredsFile(r), "leeward console ("+string(r)+")", log
+		return bus.Connect(ctx, o)
+	}})
 }
 
 // authority makes what lets agents in, from the keys below dir (leeward nats init). It

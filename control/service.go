@@ -17,6 +17,8 @@ import (
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/enrol"
 	"github.com/leeward-dr/leeward/control/failover"
+	"github.com/leeward-dr/leeward/control/history"
+	"github.com/leeward-dr/leeward/control/session"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/wire"
@@ -49,6 +51,10 @@ type Service struct {
 	enrol   *enrol.Service // nil: no agents are let in
 	home    Home           // nil: there is no way home
 
+	history    *history.History
+	sessions   *session.Service
+	consoleURL atomic.Value // string
+
 	base    context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -64,6 +70,7 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 		return nil, err
 	}
 	s := &Service{cfg: cfg, bus: b, vault: v, log: log, state: newState(), memory: newMemory(), ready: make(chan struct{})}
+	s.history, s.sessions = history.New(), session.New(b.JS, nil)
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.decider = newDecider(s)
 	s.desk.open(s)
@@ -144,6 +151,7 @@ func (s *Service) run() {
 	s.wg.Go(s.tidy)
 	s.wg.Go(s.remember)
 	s.wg.Go(s.drillLoop)
+	s.wg.Go(s.sample)
 	for s.sleep(lookEvery) {
 		s.decider.look()
 	}

@@ -55,7 +55,7 @@ func TestEnsureTwiceAndAtOnceAndAfterRestart(t *testing.T) {
 	t.Parallel()
 	s := streamstest.StartWith(t, t.TempDir())
 	first := layout(t, s.Bus().JS)
-	if n := len(first); n != 10+streams.Partitions {
+	if n := len(first); n != 12+streams.Partitions {
 		t.Fatalf("%d streams and consumers", n)
 	}
 	subject := streams.ChangesSubject("m", "d")

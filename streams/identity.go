@@ -8,6 +8,12 @@ const (
 	Agents = "LEEWARD_AGENTS" // enrolled machines by their name
 )
 
+// Buckets of the console. Only control writes them.
+const (
+	Logins = "LEEWARD_LOGINS" // codes and sessions by their hashes
+	Users  = "LEEWARD_USERS"  // who signs in with a password
+)
+
 // CommandsSubject is where control tells the agent of a machine to do something.
 func CommandsSubject(machine, verb string) string { return root + ".commands." + machine + "." + verb }
 

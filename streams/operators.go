@@ -3,6 +3,7 @@ package streams
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -23,6 +24,21 @@ func ensureBook(ctx context.Context, js jetstream.JetStream, c Config) error {
 	})
 	if err != nil {
 		return fmt.Errorf("create bucket %s: %w", Book, err)
+	}
+	return ensurePeople(ctx, js, c)
+}
+
+// ensurePeople makes the buckets of the console. Both are bounded: who floods the
+// door with codes takes no room from the changes.
+func ensurePeople(ctx context.Context, js jetstream.JetStream, c Config) error {
+	for _, b := range []jetstream.KeyValueConfig{
+		{Bucket: Logins, Description: "one-time codes and sessions of the console, hashed", TTL: 12 * time.Hour, MaxBytes: 4 << 20},
+		{Bucket: Users, Description: "users of the console", MaxBytes: 4 << 20},
+	} {
+		b.Storage, b.Replicas, b.MaxValueSize = jetstream.FileStorage, c.Replicas, 4<<10
+		if _, err := js.CreateOrUpdateKeyValue(ctx, b); err != nil {
+			return fmt.Errorf("create bucket %s: %w", b.Bucket, err)
+		}
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/micro"
+
+	"github.com/leeward-dr/leeward/control/session"
 )
 
 // ActorHeader is where a caller says who it is.
@@ -17,7 +19,11 @@ const ActorHeader = "Leeward-Actor"
 var reads = []string{"ls", "show", "info", "trace", "versions", "forecast", "validate"}
 
 // changes reports whether the endpoint changes something.
-func (e *endpoint) changes() bool { return !slices.Contains(reads, e.verb) }
+func (e *endpoint) changes() bool { return !slices.Contains(reads, e.verb) && e.noun != sessionNoun }
+
+// audited reports whether a request is kept: also who signs in, though that changes nothing
+// of what is protected; not every look at a session.
+func (e *endpoint) audited() bool { return e.changes() || e.noun == sessionNoun && e.verb != "check" }
 
 const (
 	maxActor   = 200
@@ -40,14 +46,16 @@ func actor(r micro.Request) Actor {
 }
 
 // audit keeps a record of a request that changes something, whatever came of it.
-func (s *Server) audit(ctx context.Context, e endpoint, r micro.Request, err error) {
-	if !e.changes() {
+func (s *Server) audit(ctx context.Context, e endpoint, r micro.Request, v any, err error) {
+	if !e.audited() {
 		return
 	}
 	a := ActorOf(ctx)
 	rec := Record{Time: time.Now().UTC(), Actor: a.Name, Key: a.Key, Action: e.noun + "-" + e.verb}
 	b := r.Data()
-	rec.Request = strings.ToValidUTF8(string(b[:min(len(b), maxAudited)]), "?")
+	if !secret(e.noun) {
+		rec.Request = strings.ToValidUTF8(string(b[:min(len(b), maxAudited)]), "?")
+	}
 	var names struct{ ID, Name, Plan, Machine, Group, Run string }
 	if json.Unmarshal(b, &names) == nil { // else the request was refused, which is kept too
 		for _, n := range []string{names.Machine, names.Group, names.Plan, names.Run, names.ID, names.Name} {
@@ -56,6 +64,9 @@ func (s *Server) audit(ctx context.Context, e endpoint, r micro.Request, err err
 				break
 			}
 		}
+	}
+	if k, ok := v.(*session.Session); ok && k != nil {
+		rec.Object = k.Name // who was let in
 	}
 	if err != nil {
 		rec.Error = err.Error()[:min(len(err.Error()), maxAudited)]

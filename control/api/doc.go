@@ -47,8 +47,20 @@
 //	leeward.api.fence.lift         FenceRequest         Fence; only one that nothing needs
 //	leeward.api.failover.*.admin                        as without; may name commands, files and devices of control's host
 //
+//	leeward.api.session.<role>     {}                   session.Login: a one-time code for the console
+//	leeward.api.session.redeem     {"secret"}           session.Session with its secret; uses the code up
+//	leeward.api.session.password   {"name","password"}  session.Session with its secret
+//	leeward.api.session.check      {"secret"}           session.Session
+//	leeward.api.session.end        {"secret"}           {}
+//	leeward.api.user.ls            {}                   session.Users
+//	leeward.api.user.set           UserRequest          session.User
+//	leeward.api.user.delete        {"id"}               {}
+//	leeward.api.history.show       {"machine"}          History
+//	leeward.api.process.ls         {}                   ProcessServers
+//
 // Every request whose verb changes something is kept in the stream AUDIT with who
-// asked, what, and what came of it; say who you are in the header Leeward-Actor.
+// asked, what, and what came of it; say who you are in the header Leeward-Actor. Of
+// session and user only the name is kept, never what was sent.
 //
 // The least role that may ask for something is in its Contract; package trust has the
 // table, and the servers hold everybody to it.

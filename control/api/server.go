@@ -101,7 +101,7 @@ func (s *Server) Stop(ctx context.Context) error {
 
 // all lists the endpoints, in the order of their names.
 func (s *Server) all() []endpoint {
-	all := slices.Concat(s.endpoints(), s.managed(), s.drills(), s.lives(), s.enrolment(), s.tracing(), s.contracts())
+	all := slices.Concat(s.endpoints(), s.managed(), s.drills(), s.lives(), s.enrolment(), s.tracing(), s.contracts(), s.sessions(), s.histories())
 	for _, e := range all {
 		if e.hosted() {
 			e.trusted = true
@@ -146,7 +146,7 @@ func (s *Server) answer(e endpoint, r micro.Request) {
 		err = Errorf(CodeUsage, "", "the request has %d bytes, at most %d", n, maxRequest)
 	} else {
 		v, err = e.serve(ctx, r.Data())
-		s.audit(ctx, e, r, err)
+		s.audit(ctx, e, r, v, err)
 	}
 	if err == nil {
 		var b []byte

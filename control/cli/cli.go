@@ -122,7 +122,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.statusCommand(), a.checkCommand(), a.machineCommand(), a.pointCommand(), a.failoverCommand(),
 		a.jobCommand(), a.eventCommand(), a.vaultCommand(), a.streamCommand(), a.versionCommand(),
-		a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(), a.masterTarget(), a.apiCommand(), a.fenceCommand(),
+		a.consoleCommand(), a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(), a.masterTarget(), a.apiCommand(), a.fenceCommand(),
 	)
 	a.complete(root)
 	return root

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -26,7 +27,14 @@ type Config struct {
 	Enrol   func() (*enrol.Service, error)
 	Ready   func(ctx context.Context) error // nil error: it can do its work
 	Metrics []func(ctx context.Context) ([]Family, error)
+	Pages   Pages // for people; nil: none
 	Log     *slog.Logger
+}
+
+// Pages are what people see (package web). Close ends what does not end by itself.
+type Pages interface {
+	http.Handler
+	Close()
 }
 
 // Validate names what cannot work.
@@ -75,6 +83,9 @@ func Start(c Config) (*Server, error) {
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug),
 	}
+	if c.Pages != nil {
+		s.http.RegisterOnShutdown(c.Pages.Close)
+	}
 	go func() {
 		defer close(s.done)
 		err := error(nil)
@@ -98,6 +109,27 @@ func (s *Server) URL() string {
 	return "http://" + s.l.Addr().String()
 }
 
+// Reached is where people reach it: URL, but where it listens on every address the name
+// of advertise (host or host:port), or this machine's, stands for them.
+func (s *Server) Reached(advertise string) string {
+	u := s.URL()
+	scheme, at, _ := strings.Cut(u, "://")
+	host, port, err := net.SplitHostPort(at)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsUnspecified() {
+		return u
+	}
+	name := advertise
+	if h, _, err := net.SplitHostPort(advertise); err == nil {
+		name = h
+	}
+	if name == "" {
+		if name, err = os.Hostname(); err != nil {
+			return u
+		}
+	}
+	return scheme + "://" + net.JoinHostPort(name, port)
+}
+
 // Stop waits for requests in work until ctx ends.
 func (s *Server) Stop(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
@@ -114,6 +146,9 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
 	m.HandleFunc("GET /readyz", s.ready)
 	m.HandleFunc("GET /metrics", s.metrics)
+	if s.c.Pages != nil {
+		m.Handle("/", s.c.Pages)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")

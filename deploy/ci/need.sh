@@ -46,6 +46,8 @@ test            ; mariadb-server-core  ; mariadbd                               
 test            ; mariadb-client-core  ; mariadb                                ; points of MariaDB
 test            ; libvirt0             ; /usr/share/libvirt/schemas/domain.rng  ; checking what is written for libvirt
 test            ; libxml2-utils        ; xmllint                                ; checking what is written for libvirt
+test            ; chromium-headless-shell ; chromium-headless-shell             ; clicking through the console in a browser
+test            ; fonts-dejavu-core    ; /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ; pictures of the console with letters
 test            ; nodejs               ; node                                   ; Azurite, the emulator of Azure
 test            ; npm                  ; azurite_or_npm                         ; Azurite, the emulator of Azure
 demo,bench      ; postgresql-contrib   ; /usr/lib/postgresql/*/bin/pgbench      ; the load on the database

@@ -17,6 +17,7 @@ import (
 	"github.com/leeward-dr/leeward/consumers/process"
 	"github.com/leeward-dr/leeward/control"
 	"github.com/leeward-dr/leeward/control/console"
+	"github.com/leeward-dr/leeward/control/console/web"
 	"github.com/leeward-dr/leeward/control/enrol"
 	"github.com/leeward-dr/leeward/embed"
 	"github.com/leeward-dr/leeward/streams/trust"
@@ -100,8 +101,13 @@ func newConsole(lc fx.Lifecycle, c Config, s *embed.Server, cs *control.Service,
 	if err != nil {
 		return nil, err
 	}
+	pages, err := web.New(web.Config{Connect: s.Connect, Version: cs.Version(), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	lc.Append(fx.StopHook(pages.Close))
 	m, err := console.Start(console.Config{
-		Listen: c.Manage, TLS: s.TLS(), Token: token, Enrol: cs.Enrolment, Log: log,
+		Listen: c.Manage, TLS: s.TLS(), Token: token, Enrol: cs.Enrolment, Log: log, Pages: pages,
 		Ready: func(ctx context.Context) error { return errors.Join(s.Ready(), cs.ReadyNow(ctx)) },
 		Metrics: []func(context.Context) ([]console.Family, error){
 			console.Runtime, cs.Metrics, func(context.Context) ([]console.Family, error) { return ProcessMetrics(ps.Stats()), nil },
@@ -111,6 +117,7 @@ func newConsole(lc fx.Lifecycle, c Config, s *embed.Server, cs *control.Service,
 		return nil, err
 	}
 	lc.Append(fx.StopHook(m.Stop))
+	cs.ConsoleAt(m.Reached(c.Advertise))
 	return m, nil
 }
 

@@ -100,12 +100,16 @@ func start(ctx context.Context, app *fx.App) error {
 }
 
 func summary(w io.Writer, c Config, s *embed.Server, v *vault.Vault, m *console.Server) {
-	manage := "none; --manage ADDRESS opens one for enrolment, health and metrics"
+	manage := "none; --manage ADDRESS opens one for the console, enrolment, health and metrics"
 	if m != nil {
 		manage = m.URL()
 	}
 	if pin, err := s.CAPin(); err == nil && pin != "" {
 		manage += "\n  ca pin    " + pin
+	}
+	look := "leeward status --dir " + c.Dir
+	if m != nil {
+		look += "\n  browse    leeward console login --dir " + c.Dir
 	}
 	fmt.Fprintf(w, `leeward is up in %s
   bus       %s
@@ -114,7 +118,7 @@ func summary(w io.Writer, c Config, s *embed.Server, v *vault.Vault, m *console.
   key       %s
             keep a copy of it elsewhere: without it nobody can read the vault
   protect   leeward-agent run --context %s --disk /dev/sdX
-  look      leeward status --dir %s
+  look      %s
 Ctrl-C stops it cleanly.
-`, c.Dir, s.ClientURL(), manage, v.Store().URL(), v.ID(), c.KeyFile, s.ContextFile(embed.Agent), c.Dir)
+`, c.Dir, s.ClientURL(), manage, v.Store().URL(), v.ID(), c.KeyFile, s.ContextFile(embed.Agent), look)
 }

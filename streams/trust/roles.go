@@ -133,8 +133,13 @@ func process() Rights {
 		// The table of who owns what is theirs; they make it again when it is gone.
 		"$JS.API.STREAM.CREATE.KV_" + streams.Shares, "$JS.API.STREAM.UPDATE.KV_" + streams.Shares,
 	}
-	// Whose tokens are good, who an agent is, and who is fenced, is control's alone to write.
+	// Whose tokens are good, who an agent is, who is fenced, and who signs in, is control's
+	// alone to write; of people's passwords it does not even see the hashes.
 	p.Publish.Deny = []string{"$KV." + streams.Agents + ".>", "$KV." + streams.Tokens + ".>", "$KV." + streams.Fences + ".>"}
+	for _, b := range []string{streams.Logins, streams.Users} {
+		p.Publish.Deny = append(p.Publish.Deny, "$KV."+b+".>", "$JS.API.DIRECT.GET.KV_"+b, "$JS.API.DIRECT.GET.KV_"+b+".>",
+			"$JS.API.STREAM.MSG.GET.KV_"+b, "$JS.API.CONSUMER.CREATE.KV_"+b, "$JS.API.CONSUMER.CREATE.KV_"+b+".>")
+	}
 	p.Subscribe.Allow = append([]string{inbox, "leeward.sums.>", "leeward.process.>"}, service("leeward-process")...)
 	return p
 }
@@ -147,11 +152,11 @@ func process() Rights {
 // their own, which end in .admin; tokens, policies and where notifications go are the
 // admin's too, as is whatever ends a machine's protection.
 var (
-	tests    = []string{"failover.test", "failover.cleanup", "failover.validate", "job.note", "plan.forecast"}
+	tests    = []string{"failover.test", "failover.cleanup", "failover.validate", "job.note", "plan.forecast", "session.tester"}
 	operates = []string{
 		"failover.start", "failover.change-point", "failover.commit", "failover.cancel", "failover.reprotect", "failover.failback", "failover.complete",
 		"plan.run", "run.answer", "run.cancel", "drill.run", "drill.set", "drill.delete", "point.pin", "point.unpin",
-		"group.change", "group.delete", "notify.test",
+		"group.change", "group.delete", "notify.test", "session.operator",
 	}
 )
 
@@ -167,7 +172,7 @@ func asks(more ...[]string) Rights {
 func viewer() Rights {
 	return Rights{
 		Publish: Subjects{Allow: []string{
-			"leeward.api.*.ls", "leeward.api.*.show", "leeward.api.*.info", "leeward.api.*.trace", "leeward.api.*.versions",
+			"leeward.api.*.ls", "leeward.api.*.show", "leeward.api.*.info", "leeward.api.*.trace", "leeward.api.*.versions", "leeward.api.session.viewer",
 			"$SRV.PING.>", "$SRV.PING", "$SRV.INFO.>", "$SRV.INFO", "$SRV.STATS.>", "$SRV.STATS", whoami, "$JS.API.INFO",
 		}},
 		Subscribe: Subjects{Allow: []string{inbox}},
