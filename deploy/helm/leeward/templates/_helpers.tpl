@@ -37,7 +37,8 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: kubernetes.io/hostname
     whenUnsatisfiable: ScheduleAnyway
-    labelSelector: { matchLabels: {{- include "leeward.selector" . | nindent 6 }} }
+    labelSelector:
+      matchLabels: {{- include "leeward.selector" . | nindent 8 }}
 {{- with .root.Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
