@@ -148,6 +148,9 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("GET /metrics", s.metrics)
 	if s.c.Pages != nil {
 		m.Handle("/", s.c.Pages)
+		m.HandleFunc("/v1/", func(w http.ResponseWriter, _ *http.Request) { // no page
+			say(w, http.StatusMethodNotAllowed, "agents enrol here: POST /v1/enrol")
+		})
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
