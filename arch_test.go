@@ -46,6 +46,7 @@ var testsMayImport = map[string][]string{
 	"consumers/mastertarget": {"agent/disk"},
 	"control":                {"consumers"},
 	"control/reverse":        {"consumers", "control/target", "control/vaulttest"},
+	"control/target":         {"consumers/vault/store/azuritetest"}, // page blobs
 	"embed/appliance":        {anything},
 	"bench":                  {anything},
 	".":                      {anything},

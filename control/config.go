@@ -23,6 +23,7 @@ type Config struct {
 	NotifyEvery time.Duration   // how often health is looked at for notifications
 	TidyEvery   time.Duration   // how often points are removed that no policy keeps; 0: never
 	Keeper      failover.Keeper // how machines outlive control; zero: they do not
+	Azure       failover.Azure  // how machines come up there; no file: Dir/azure.yaml
 	TidyRate    int64           // bytes a second that this may read and write; 0: no bound
 	Home        Home            // leads machines home after a failover; nil: nobody does
 

@@ -173,8 +173,8 @@ func (s *Service) pointFor(ctx context.Context, kind life.Kind, machine string, 
 		if err := orderOf(n).Validate(); err != nil {
 			return "", api.Errorf(api.CodeUsage, "", "%w", err)
 		}
-		if r.Target != "" && r.Target != "qemu" {
-			return "", api.Errorf(api.CodeUsage, "use --target qemu", "a failover to target %q is not possible: only machines in QEMU are kept", r.Target)
+		if r.Target != "" && r.Target != failover.QEMU && r.Target != failover.Cloud {
+			return "", api.Errorf(api.CodeUsage, "use --target qemu or --target azure", "a failover to target %q is not possible: only machines in QEMU or in Azure are kept", r.Target)
 		}
 		if r.Group == "" || r.Planned {
 			return "", nil
@@ -198,6 +198,9 @@ func (s *Service) pointFor(ctx context.Context, kind life.Kind, machine string, 
 	case life.Disable, life.Reprotect, life.Failback:
 		if kind != life.Disable && s.home == nil {
 			return "", api.Errorf(api.CodeRefused, "", "%w", errNoHome)
+		}
+		if kind == life.Reprotect && l.Order.Target == failover.Cloud {
+			return "", api.Errorf(api.CodeRefused, "leeward failover complete "+machine, "machine %s runs in Azure, where control cannot see what it writes: it cannot be re-protected from here", machine)
 		}
 		if kind == life.Failback && len(r.Home) == 0 {
 			return "", api.Errorf(api.CodeUsage, "", "say where each disk is to be written: --disk NAME=PATH")
@@ -280,7 +283,9 @@ func (s *Service) validate(ctx context.Context, m string, r api.LifeRequest, out
 			add("fix-up", api.Fine, "", "%s", fix)
 		}
 	}
-	s.room(add, f, q.Target == "qemu" && q.Options.Hydrate != failover.HydrateOff)
+	if q.Target != failover.Cloud { // there nothing is written here
+		s.room(add, f, q.Target == failover.QEMU && q.Options.Hydrate != failover.HydrateOff)
+	}
 	s.source(ctx, add, m, r, f.Point)
 }
 

@@ -35,6 +35,7 @@ type lifeSite struct {
 	dead   bool              // no proof of life
 	killed map[string]bool   // where control was killed already
 	kill   bool              // kill it at every place once
+	tune   func(*Config)     // changes what a process is started with, may be nil
 
 	s    *Service
 	gone chan struct{} // closed when s was killed
@@ -160,6 +161,9 @@ func (w *lifeSite) up() {
 			return nil, keeper.ErrGone
 		}
 		return &fakeMachine{w, job}, nil
+	}
+	if w.tune != nil {
+		w.tune(&cfg)
 	}
 	s, err := New(cfg, w.bus, w.vault.Vault, slog.New(slog.NewTextHandler(w.Output(), nil)))
 	if err != nil {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,9 +78,10 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 	if s.home = cfg.Home; s.home == nil && cfg.Keeper.Bus != "" {
 		s.home = wayHome{s}
 	}
+	cfg.Azure.File = cmp.Or(cfg.Azure.File, filepath.Join(cfg.Dir, "azure.yaml"))
 	ec := failover.Config{
-		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log, Adopt: cfg.Keeper.Adopt,
-		Points: s.points, Settle: s.settle, Target: cfg.Keeper.Keep(failover.Targets(log)), Changed: s.jobChanged, Revived: s.copyRevived,
+		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log, Adopt: cfg.Azure.Adopt(log, cfg.Keeper),
+		Points: s.points, Settle: s.settle, Target: cfg.Keeper.Keep(failover.Targets(log, cfg.Azure)), Changed: s.jobChanged, Revived: s.copyRevived,
 	}
 	if cfg.targets != nil {
 		ec.Target, ec.Adopt = cfg.targets, cfg.adopt

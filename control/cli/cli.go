@@ -124,6 +124,7 @@ func (a *app) root() *cobra.Command {
 		a.jobCommand(), a.eventCommand(), a.vaultCommand(), a.streamCommand(), a.versionCommand(),
 		a.consoleCommand(), a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(), a.masterTarget(), a.apiCommand(), a.fenceCommand(),
 	)
+	root.AddCommand(a.azureCommand())
 	a.complete(root)
 	return root
 }

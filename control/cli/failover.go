@@ -21,6 +21,7 @@ import (
 
 type testFlags struct {
 	vault    vaultFlags
+	azure    azureFlags
 	request  failover.Request
 	memory   string
 	timeout  time.Duration
@@ -63,13 +64,15 @@ func (a *app) testCommand() *cobra.Command {
 		Long: "Bring a machine up from a recovery point, isolated, while the protected one runs on.\n\n" +
 			"Control does it as a job; leeward failover cleanup JOB removes it. With --vault this command does\n" +
 			"it itself with nothing but the vault and its key, until Ctrl-C or --probe-and-exit, and cleans up.\n\n" +
-			"The target qemu needs a proof of life to wait for: --serial REGEX or --port N. The target disk\n" +
+			"The target qemu needs a proof of life to wait for: --serial REGEX or --port N. The target azure needs\n" +
+			"--serial, and its settings: DIR/azure.yaml where control runs, or flags (docs/ops/azure.md). The target disk\n" +
 			"writes files instead: --out FILE --format raw, vhd, qcow2 or vmdk (of a machine with several disks: a directory).",
 		RunE: func(cmd *cobra.Command, args []string) error { return a.test(cmd.Context(), &f, args[0]) },
 	}
 	r, fl := &f.request, c.Flags()
 	fl.StringVar(&r.Point, "point", failover.Latest, "latest, latest-processed, latest-app, latest-multi, latest-multi-app, an RFC 3339 time, a point's id or name")
-	fl.StringVar(&r.Target, "target", "qemu", "qemu or disk")
+	fl.StringVar(&r.Target, "target", "qemu", "qemu, azure or disk")
+	f.azure.add(c)
 	fl.StringVar(&r.Options.Out, "out", "", "disk: file to write (on the machine that does the work)")
 	fl.StringVar(&r.Options.Format, "format", "", "disk: raw, vhd, qcow2 or vmdk (default: raw)")
 	fl.BoolVar(&r.Options.Libvirt, "libvirt", false, "disk: write MACHINE.xml for virsh define beside the disks")
@@ -173,7 +176,12 @@ func (f *testFlags) fill(machine string) error {
 	if r.Options.MemoryBytes, err = parseSize(f.memory); err != nil {
 		return Usage("", "--memory: %v", err)
 	}
+	if r.Options.Azure, err = f.azure.place(r.Target == failover.Cloud); err != nil {
+		return err
+	}
 	switch {
+	case r.Target == failover.Cloud && r.Options.Serial == "":
+		return Usage("add --serial 'login:'", "the target azure needs a serial line to wait for: a test reaches nothing else")
 	case r.Target == "disk" && r.Options.Out == "":
 		return Usage("", "the target disk needs --out FILE")
 	case r.Target != "disk" && (r.Options.Out != "" || r.Options.Format != "" || r.Options.Libvirt):
@@ -202,7 +210,7 @@ func (a *app) testOffline(ctx context.Context, f *testFlags) error {
 	}
 	defer os.RemoveAll(dir)
 	log := slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	e, err := failover.New(failover.Config{Dir: dir, Vault: v, Target: failover.Targets(log), Log: log})
+	e, err := failover.New(failover.Config{Dir: dir, Vault: v, Target: failover.Targets(log, failover.Azure{}), Log: log})
 	if err != nil {
 		return err
 	}

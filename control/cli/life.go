@@ -21,6 +21,7 @@ import (
 // lifeFlags are what the commands that take a machine through its life have.
 type lifeFlags struct {
 	request api.LifeRequest
+	azure   azureFlags
 	memory  string
 	timeout time.Duration
 	group   bool
@@ -89,7 +90,8 @@ func (f *lifeFlags) add(c *cobra.Command) {
 	r, fl := &f.request, c.Flags()
 	fl.BoolVar(&f.group, "group", false, "the name is a group's: fail all of its machines over, to a point they have in common")
 	fl.StringVar(&r.Point, "point", failover.Latest, "latest, latest-processed, latest-app, latest-multi, latest-multi-app, an RFC 3339 time, a point's id or name")
-	fl.StringVar(&r.Target, "target", "qemu", "qemu")
+	fl.StringVar(&r.Target, "target", "qemu", "qemu or azure")
+	f.azure.add(c)
 	fl.IntVar(&r.Options.CPUs, "cpus", 0, "CPUs (default: the protected machine's, as many as there are)")
 	fl.StringVar(&f.memory, "memory", "", "memory, e.g. 512MiB (default: the protected machine's)")
 	fl.StringVar(&r.Options.Firmware, "firmware", "", "bios or uefi (default: the protected machine's)")
@@ -116,6 +118,9 @@ func (f *lifeFlags) fill(name string) (err error) {
 	}
 	if r.Options.MemoryBytes, err = parseSize(f.memory); err != nil {
 		return Usage("", "--memory: %v", err)
+	}
+	if r.Options.Azure, err = f.azure.place(r.Target == failover.Cloud); err != nil {
+		return err
 	}
 	if f.timeout != 0 {
 		if f.timeout < time.Second {

@@ -114,7 +114,12 @@ func New(cfg Config) (*Engine, error) {
 		was := j.State
 		if _, err := Step(was, Adopt); err == nil {
 			l := &live{job: *j, done: make(chan struct{})}
-			if r := e.left(l); r != nil {
+			r := e.left(l)
+			if far, ok := r.(target.Remote); ok && far.Unfinished() {
+				e.goOn(l, func(ctx context.Context) { e.revive(ctx, l, "a new process goes on with it") })
+				continue
+			}
+			if r != nil {
 				e.goOn(l, func(ctx context.Context) { e.adopt(ctx, l, r) })
 				continue
 			}
@@ -122,7 +127,7 @@ func New(cfg Config) (*Engine, error) {
 		if cfg.Adopt != nil && e.revivable(j) {
 			l := &live{job: *j, done: make(chan struct{})}
 			e.goOn(l, func(ctx context.Context) {
-				if e.revive(ctx, l) {
+				if e.revive(ctx, l, keeperDied) {
 					e.guard(ctx, l)
 				}
 			})
@@ -183,6 +188,9 @@ func kindOf(id string) string {
 func (e *Engine) Test(r Request) (Job, error) {
 	if n := r.Options.Network; n != "" && n != Isolated {
 		return Job{}, fmt.Errorf("%w: a test is isolated: a copy of a machine that runs must not reach the network", ErrRequest)
+	}
+	if r.Target == Cloud && r.Options.Port != 0 {
+		return Job{}, fmt.Errorf("%w: nothing reaches port %d of a machine that is tested in isolation in Azure: prove its life by a serial line", ErrRequest, r.Options.Port)
 	}
 	return e.start(TestFailover, r)
 }
@@ -367,12 +375,24 @@ func (e *Engine) stop(ctx context.Context, l *live) error {
 	}
 	l.cleanMu.Lock()
 	defer l.cleanMu.Unlock()
+	if l.running == nil { // what is left of it somewhere else stays, whatever its state
+		if r, ok := e.left(l).(target.Remote); ok {
+			l.running = r
+		}
+	}
 	if e.leaves(l) {
+		if r, ok := l.running.(target.Remote); ok {
+			r.Leave() // it reads the disks
+		}
 		l.disks.Close()
 		l.disks = nil
 		return nil
 	}
-	if e.halt(ctx, l, quickStop) {
+	interrupted, err := e.halt(ctx, l, quickStop)
+	if err != nil {
+		return err
+	}
+	if interrupted {
 		e.update(l, func(j *Job) {
 			if err := j.advance(Restart, time.Now().UTC(), "the server was stopped"); err == nil {
 				j.Error = cmp.Or(j.Error, "the server was stopped")
@@ -382,8 +402,17 @@ func (e *Engine) stop(ctx context.Context, l *live) error {
 	return nil
 }
 
-// leaves says whether a job's machine is left to its keeper when the engine stops.
+// leaves says whether a job's machine is left to its keeper, or where it is, when the
+// engine stops.
 func (e *Engine) leaves(l *live) bool {
-	_, kept := l.running.(*keeper.Machine)
-	return kept && l.job.Kind == RealFailover && e.base.Err() != nil
+	if e.base.Err() == nil {
+		return false
+	}
+	switch l.running.(type) {
+	case *keeper.Machine:
+		return l.job.Kind == RealFailover
+	case target.Remote:
+		return true
+	}
+	return false
 }

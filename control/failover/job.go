@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/azure"
 	"github.com/leeward-dr/leeward/control/target/hydrate"
 	"github.com/leeward-dr/leeward/control/target/qemu"
 	"github.com/leeward-dr/leeward/streams"
@@ -46,22 +47,23 @@ type Request struct {
 // Options is what a request may say about the machine, the probe and the target.
 // Zero values mean: as the protected machine, or what the target does by default.
 type Options struct {
-	CPUs         int    `json:"cpus,omitempty"`
-	MemoryBytes  int64  `json:"memory_bytes,omitempty"`
-	Firmware     string `json:"firmware,omitempty"` // "bios" or "uefi"
-	Hardware     string `json:"hardware,omitempty"` // qemu: "compatible" or "virtio"
-	Fixup        string `json:"fixup,omitempty"`    // qemu: auto (default), off or always, see qemu.Fixup
-	Serial       string `json:"serial,omitempty"`   // see target.Probe
-	Port         int    `json:"port,omitempty"`
-	HTTP         string `json:"http,omitempty"`
-	TimeoutSecs  int    `json:"timeout_seconds,omitempty"` // of the probe; 0: 5 minutes
-	Out          string `json:"out,omitempty"`             // disk: file or directory to write
-	Format       string `json:"format,omitempty"`          // disk: raw, vhd, qcow2 or vmdk
-	Hydrate      string `json:"hydrate,omitempty"`         // qemu: copy the disks here behind the machine: on (default of a failover) or off (of a test)
-	Libvirt      bool   `json:"libvirt,omitempty"`         // disk: describe the machine for libvirt beside its disks
-	KeepEvidence bool   `json:"keep_evidence,omitempty"`   // keep what the probe saw in the history
-	Network      string `json:"network,omitempty"`         // isolated, open or bridge:NAME; a test is always isolated, a failover open unless told otherwise
-	Address      string `json:"address,omitempty"`         // bridge: where the machine will be, for a proof by its port
+	CPUs         int         `json:"cpus,omitempty"`
+	MemoryBytes  int64       `json:"memory_bytes,omitempty"`
+	Firmware     string      `json:"firmware,omitempty"` // "bios" or "uefi"
+	Hardware     string      `json:"hardware,omitempty"` // qemu: "compatible" or "virtio"
+	Fixup        string      `json:"fixup,omitempty"`    // qemu: auto (default), off or always, see qemu.Fixup
+	Serial       string      `json:"serial,omitempty"`   // see target.Probe
+	Port         int         `json:"port,omitempty"`
+	HTTP         string      `json:"http,omitempty"`
+	TimeoutSecs  int         `json:"timeout_seconds,omitempty"` // of the probe; 0: 5 minutes
+	Out          string      `json:"out,omitempty"`             // disk: file or directory to write
+	Format       string      `json:"format,omitempty"`          // disk: raw, vhd, qcow2 or vmdk
+	Hydrate      string      `json:"hydrate,omitempty"`         // qemu: copy the disks here behind the machine: on (default of a failover) or off (of a test)
+	Libvirt      bool        `json:"libvirt,omitempty"`         // disk: describe the machine for libvirt beside its disks
+	KeepEvidence bool        `json:"keep_evidence,omitempty"`   // keep what the probe saw in the history
+	Azure        azure.Place `json:"azure,omitzero"`            // azure: what the settings of control do not say, or say otherwise
+	Network      string      `json:"network,omitempty"`         // isolated, open or bridge:NAME; a test is always isolated, a failover open unless told otherwise
+	Address      string      `json:"address,omitempty"`         // bridge: where the machine will be, for a proof by its port
 }
 
 // bridge is the bridge that the machine is to be attached to, "" if none.
@@ -94,6 +96,8 @@ func (r Request) Validate() error {
 		return fmt.Errorf("request id has %d bytes, at most 128", len(r.ID))
 	case r.Target == "":
 		return fmt.Errorf("no target named")
+	case o.Azure != azure.Place{} && r.Target != Cloud:
+		return fmt.Errorf("settings of Azure belong to the target azure, not to %s", r.Target)
 	case o.CPUs < 0 || o.CPUs > 1024:
 		return fmt.Errorf("%d cpus: use 1 to 1024", o.CPUs)
 	case o.MemoryBytes < 0:
@@ -119,7 +123,7 @@ func (r Request) Validate() error {
 	case o.TimeoutSecs < 0 || o.TimeoutSecs > 86400:
 		return fmt.Errorf("timeout of %d seconds: use 1 to 86400", o.TimeoutSecs)
 	}
-	if r.Target == "disk" {
+	if r.Target == Files {
 		return nil // files prove nothing, and need not
 	}
 	p := o.probe()

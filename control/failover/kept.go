@@ -68,7 +68,7 @@ func (k Keeper) Keep(make func(Request, target.Progress) (target.Target, error))
 	}
 	return func(r Request, p target.Progress) (target.Target, error) {
 		t, err := make(r, p)
-		if err == nil && t.Name() == "qemu" {
+		if err == nil && t.Name() == QEMU {
 			t = kept{t, k, r}
 		}
 		return t, err
@@ -119,7 +119,7 @@ func KeepMachine(ctx context.Context, dir string, in io.Reader, log *slog.Logger
 }
 
 func (s *keptSpec) open(ctx context.Context, log *slog.Logger) (_ target.Target, _ *target.Machine, done func(), err error) {
-	t, err := Targets(log)(s.Request, nil)
+	t, err := Targets(log, Azure{})(s.Request, nil)
 	if err != nil {
 		return nil, nil, nil, err
 	}

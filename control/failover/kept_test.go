@@ -88,7 +88,7 @@ func keptConfig(s standIn, v *vault.Vault, log *slog.Logger) Config {
 		log = slog.New(slog.DiscardHandler)
 	}
 	k := Keeper{Command: []string{"/usr/bin/env", "-u", controlEnv, keepEnv + "=1", os.Args[0]}, Vault: s.Vault, KeyFile: s.KeyFile}
-	return Config{Dir: s.Dir, Vault: v, Target: k.Keep(Targets(log)), Adopt: k.Adopt, Log: log}
+	return Config{Dir: s.Dir, Vault: v, Target: k.Keep(Targets(log, Azure{})), Adopt: k.Adopt, Log: log}
 }
 
 // longTime is many times what anything takes here when nothing else runs.

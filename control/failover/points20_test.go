@@ -56,7 +56,7 @@ func TestTwentyPoints(t *testing.T) {
 	v := vaulttest.New(t)
 	const n = 20
 	points(t, v, n)
-	e, err := New(Config{Dir: t.TempDir(), Vault: v.Vault, Target: Targets(nil)})
+	e, err := New(Config{Dir: t.TempDir(), Vault: v.Vault, Target: Targets(nil, Azure{})})
 	if err != nil {
 		t.Fatal(err)
 	}

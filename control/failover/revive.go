@@ -22,7 +22,7 @@ const revivals = 3
 // revivable says whether a machine whose keeper has died is to be started again from what
 // it had put on its disks: it was failed over, nobody has ended it, and it had come up.
 func (e *Engine) revivable(j *Job) bool {
-	if j.Kind != RealFailover || j.Point == "" || j.Request.Target != "qemu" || j.State != Alive && j.State != Probing {
+	if j.Kind != RealFailover || j.Point == "" || j.Request.Target != QEMU || j.State != Alive && j.State != Probing {
 		return false
 	}
 	run := e.files.run(j.ID)
@@ -44,29 +44,31 @@ func (e *Engine) guard(ctx context.Context, l *live) {
 		if ctx.Err() != nil || !errors.Is(err, keeper.ErrGone) || !e.revivable(&l.job) {
 			return
 		}
-		if !e.revive(ctx, l) {
+		if !e.revive(ctx, l, keeperDied) {
 			return
 		}
 	}
 }
 
+const keeperDied = "its keeper died: it is started again from what it had put on its disks"
+
 // revive starts a job's machine again in its directory, and says whether it lives.
-func (e *Engine) revive(ctx context.Context, l *live) bool {
-	e.cfg.Log.Warn("a machine that was failed over has ended with its keeper: it is started again", "job", l.job.ID, "machine", l.job.Request.Machine)
+func (e *Engine) revive(ctx context.Context, l *live, why string) bool {
+	e.cfg.Log.Warn("a machine is started again", "job", l.job.ID, "machine", l.job.Request.Machine, "why", why)
 	l.disks.Close()
 	l.disks, l.running = nil, nil
 	e.update(l, func(j *Job) {
-		e.note(j.advance(Revive, time.Now().UTC(), "its keeper died: it is started again from what it had put on its disks"))
+		e.note(j.advance(Revive, time.Now().UTC(), why))
 		j.Ended, j.Error, j.Code = time.Time{}, "", ""
 	})
 	err := e.again(ctx, l)
-	if err != nil && e.leaves(l) {
+	if err != nil && (e.leaves(l) || why != keeperDied && e.base.Err() != nil) {
 		return false // this process ends; the next one sees to it
 	}
 	if err != nil {
 		e.failed(l, fmt.Errorf("start the machine again: %w", err))
 	}
-	if e.cfg.Revived != nil {
+	if e.cfg.Revived != nil && why == keeperDied {
 		e.mu.Lock()
 		j := l.job.clone()
 		e.mu.Unlock()

@@ -142,19 +142,29 @@ const (
 	stopTime = 45 * time.Second
 	// quickStop is all a guest gets when the server stops: its disks go anyway.
 	quickStop = 10 * time.Second
+	// remoteTime bounds the removal of a machine somewhere else.
+	remoteTime = 30 * time.Minute
 )
 
 // halt ends a job's machine and closes its disks. It reports whether the job was
-// one that a stop interrupts.
-func (e *Engine) halt(ctx context.Context, l *live, grace time.Duration) bool {
+// one that a stop interrupts. An error says that something is left where the machine was,
+// and that halt is to be called again.
+func (e *Engine) halt(ctx context.Context, l *live, grace time.Duration) (bool, error) {
 	if l.running == nil {
 		l.running = e.left(l)
 	}
 	if l.running != nil {
+		_, remote := l.running.(target.Remote)
+		if remote {
+			grace = max(grace, remoteTime)
+		}
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 		defer cancel()
 		if err := l.running.Stop(stop); err != nil {
 			e.cfg.Log.Warn("stop machine", "job", l.job.ID, "err", err)
+			if remote {
+				return false, err
+			}
 		}
 		l.running = nil
 	}
@@ -162,7 +172,7 @@ func (e *Engine) halt(ctx context.Context, l *live, grace time.Duration) bool {
 	l.disks = nil
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return l.job.State.Running() || l.job.State == Alive
+	return l.job.State.Running() || l.job.State == Alive, nil
 }
 
 // left returns the machine that an earlier process left running, nil if there is none.
@@ -246,7 +256,14 @@ func (e *Engine) Cleanup(ctx context.Context, id string) (Job, error) {
 		return j, err
 	}
 	e.update(l, func(j *Job) { e.note(j.advance(Cleanup, time.Now().UTC(), "")) })
-	e.halt(ctx, l, stopTime)
+	if _, err := e.halt(ctx, l, stopTime); err != nil {
+		e.update(l, func(j *Job) {
+			e.note(j.advance(CleanFail, time.Now().UTC(), err.Error()))
+			j.Error = err.Error()
+		})
+		j, _ := e.Job(id) // it was there just now
+		return j, err
+	}
 	return e.forget(l)
 }
 

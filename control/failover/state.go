@@ -75,7 +75,7 @@ func Step(s State, e Event) (State, error) {
 			return s, nil
 		}
 	case Revive:
-		if s == Alive || s == Probing {
+		if s == Alive || s == Probing || s == Booting {
 			return Booting, nil
 		}
 	case Cleanup:

@@ -21,7 +21,7 @@ func TestStep(t *testing.T) {
 		Fail:      "failed failed failed failed - - - - -",
 		Restart:   "interrupted interrupted interrupted interrupted interrupted failed interrupted interrupted cleaned",
 		Adopt:     "- - probing probing alive - - - -",
-		Revive:    "- - - booting booting - - - -",
+		Revive:    "- - booting booting booting - - - -",
 		Cleanup:   "cleaning cleaning cleaning cleaning cleaning cleaning cleaning cleaning -",
 		CleanFail: "- - - - - - - failed -",
 	}

@@ -2,10 +2,13 @@ package failover
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 
 	"github.com/leeward-dr/leeward/control/target"
+	"github.com/leeward-dr/leeward/control/target/azure"
 	"github.com/leeward-dr/leeward/control/target/disk"
 	"github.com/leeward-dr/leeward/control/target/qemu"
 )
@@ -14,22 +17,61 @@ import (
 // then the program of a helper that looks into a machine's disks.
 const FixMachine = "fix-machine"
 
+// The names of targets.
+const (
+	QEMU  = "qemu"
+	Files = "disk"
+	Cloud = "azure"
+)
+
+// Azure says how machines are brought up there.
+type Azure struct {
+	File   string       // with settings (azure.ReadPlace) for what a request does not say
+	Config azure.Config // for tests; its place completes that of the file
+}
+
 // Targets returns the function that makes the targets this program has.
-func Targets(log *slog.Logger) func(Request, target.Progress) (target.Target, error) {
+func Targets(log *slog.Logger, a Azure) func(Request, target.Progress) (target.Target, error) {
 	return func(r Request, progress target.Progress) (target.Target, error) {
 		switch r.Target {
-		case "qemu":
+		case QEMU:
 			return qemu.New(qemu.Config{
 				Hardware: qemu.Hardware(r.Options.Hardware), Open: r.Options.Network == Open, Log: log, Hydrate: r.Options.Hydrate == HydrateOn,
 				Fixup: cmp.Or(qemu.Fixup(r.Options.Fixup), qemu.FixupAuto), Helper: qemu.Helper{Args: []string{FixMachine}},
 				Bridge: r.Options.bridge(), Address: r.Options.Address,
 			}), nil
-		case "disk":
+		case Files:
 			return disk.NewTarget(r.Options.Out, disk.Options{
 				Format: disk.Format(r.Options.Format), Progress: progress,
 				Libvirt: r.Options.Libvirt, Virtio: r.Options.Hardware == string(qemu.Virtio),
 			}), nil
+		case Cloud:
+			place, err := azure.ReadPlace(a.File)
+			if err != nil {
+				return nil, err
+			}
+			c := a.Config
+			c.Place, c.Isolated = r.Options.Azure.Over(place).Over(c.Place), r.Options.Network != Open
+			c.Progress, c.Log = progress, log
+			return azure.New(c), nil
 		}
-		return nil, fmt.Errorf("%w %q: use qemu or disk", ErrTarget, r.Target)
+		return nil, fmt.Errorf("%w %q: use qemu, azure or disk", ErrTarget, r.Target)
+	}
+}
+
+// Adopt takes over the machine whose target had dir as its run's directory: in Azure, or
+// in a keeper. See Config.
+func (a Azure) Adopt(log *slog.Logger, k Keeper) func(dir string) (target.Running, error) {
+	return func(dir string) (target.Running, error) {
+		c := a.Config
+		c.Log = log
+		r, err := azure.Adopt(c, dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return k.Adopt(dir)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
 	}
 }

@@ -103,3 +103,14 @@ type Rehearser interface {
 	// what would be done, a line each, and an error if the machine could not be made fit.
 	Rehearse(ctx context.Context, m *Machine, dir string) ([]string, error)
 }
+
+// Remote is a Running whose machine lives somewhere else: it outlives the process that
+// started it, and what was made for it must be removed there.
+type Remote interface {
+	Running
+	// Leave ends what this process does for the machine, and touches nothing of it.
+	Leave()
+	// Unfinished reports whether the machine is not up yet: Start, in the same directory
+	// and with the same disks, goes on.
+	Unfinished() bool
+}

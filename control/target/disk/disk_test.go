@@ -122,11 +122,11 @@ func TestVHDSizes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		aligned := vhdAlign(size)
+		aligned := VHDAlign(size)
 		if aligned%mib != 0 || aligned < size || aligned-size >= mib {
 			t.Errorf("%d is aligned to %d", size, aligned)
 		}
-		if _, err := f.WriteAt(vhdFooter(aligned, [32]byte{1}), aligned); err != nil {
+		if _, err := f.WriteAt(VHDFooter(aligned, [32]byte{1}), aligned); err != nil {
 			t.Fatal(err)
 		}
 		f.Close()
@@ -148,7 +148,7 @@ func itoa(n int64) string {
 func TestVHDFooterIsGolden(t *testing.T) {
 	var got string
 	for _, size := range []int64{1 << 20, 64 << 20, 127 << 30, 4 << 40} {
-		got += hex.Dump(vhdFooter(size, [32]byte{0xaa, 15: 0xbb, 16: 0xcc})[:96]) + "\n"
+		got += hex.Dump(VHDFooter(size, [32]byte{0xaa, 15: 0xbb, 16: 0xcc})[:96]) + "\n"
 	}
 	golden := filepath.Join("testdata", "vhd-footer.golden")
 	if *update {

@@ -10,13 +10,13 @@ const (
 	vhdFeatures = 2 // reserved, always set
 )
 
-// vhdAlign returns the size, in bytes, of the VHD for a disk: Azure takes whole MiB
+// VHDAlign returns the size, in bytes, of the VHD for a disk: Azure takes whole MiB
 // only.
-func vhdAlign(size int64) int64 { return (size + mib - 1) / mib * mib }
+func VHDAlign(size int64) int64 { return (size + mib - 1) / mib * mib }
 
-// vhdFooter returns the 512 bytes that end a fixed VHD of size bytes of data. They
+// VHDFooter returns the 512 bytes that end a fixed VHD of size bytes of data. They
 // depend on the disk's content only, so that the same point gives the same file.
-func vhdFooter(size int64, digest [32]byte) []byte {
+func VHDFooter(size int64, digest [32]byte) []byte {
 	be := binary.BigEndian
 	b := make([]byte, 0, sectorSize)
 	b = append(b, "conectix"...)

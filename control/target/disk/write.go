@@ -184,7 +184,7 @@ func writeImage(ctx context.Context, d target.Restorer, file string, o Options) 
 	defer f.Close()
 	size := d.Size()
 	if o.Format == VHD {
-		size = vhdAlign(size)
+		size = VHDAlign(size)
 	}
 	if err := f.Truncate(size); err != nil {
 		return err
@@ -193,7 +193,7 @@ func writeImage(ctx context.Context, d target.Restorer, file string, o Options) 
 		return err
 	}
 	if o.Format == VHD {
-		if _, err := f.WriteAt(vhdFooter(size, d.Digest()), size); err != nil {
+		if _, err := f.WriteAt(VHDFooter(size, d.Digest()), size); err != nil {
 			return err
 		}
 	}
