@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/cookiejar"
+	neturl "net/url"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -26,6 +28,7 @@ import (
 	"github.com/leeward-dr/leeward/embed/appliance"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
+	"github.com/leeward-dr/leeward/streams/trust"
 )
 
 // rolesPatience is for conditions on a busy machine.
@@ -224,12 +227,14 @@ func TestRolesOnTheirOwn(t *testing.T) {
 		t.Errorf("metrics of the process server: %d %s", code, text)
 	}
 	letIn(t, dir, url)
+	signIn(t, dir, url)
 
 	other, _ := role(t, controlCommand("1.0.0"), dir, "--manage", "127.0.0.1:0")
 	url = other.find(t, `manage +(http://\S+)`)
 	if code, text := get(t, url+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(text, "waits for its turn") {
 		t.Errorf("one that waits says %d %s", code, text)
 	}
+	signIn(t, dir, url) // its console asks the one that is active
 	stop()
 	until(t, "the other control to be ready", func() bool { code, _ := get(t, url+"/readyz"); return code == http.StatusOK })
 	pstop()
@@ -237,6 +242,33 @@ func TestRolesOnTheirOwn(t *testing.T) {
 		t.Errorf("the server refused %+v", r)
 		return true
 	})
+}
+
+// signIn gets in to the console at url with a one-time code.
+func signIn(t *testing.T, dir, url string) {
+	t.Helper()
+	b, err := bus.Connect(t.Context(), bus.Options{Context: filepath.Join(dir, "contexts", "viewer.json")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	l, err := api.NewClient(b.Conn).NewLogin(t.Context(), trust.Viewer)
+	if err != nil || l.URL == "" {
+		t.Fatalf("a code: %+v, %v", l, err)
+	}
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := http.Client{Jar: jar, Timeout: time.Minute}
+	r, err := c.PostForm(url+"/login", neturl.Values{"code": {l.Code}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if page, err := io.ReadAll(r.Body); err != nil || r.StatusCode != http.StatusOK || !strings.Contains(string(page), `aria-current="page">Overview`) {
+		t.Errorf("the console at %s: %d, %v: %.400s", url, r.StatusCode, err, page)
+	}
 }
 
 // letIn enrols an agent and connects as it.
