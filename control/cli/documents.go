@@ -14,6 +14,7 @@ import (
 	"github.com/leeward-dr/leeward/control/notify"
 	"github.com/leeward-dr/leeward/control/plan"
 	"github.com/leeward-dr/leeward/control/push"
+	"github.com/leeward-dr/leeward/control/session"
 )
 
 // planDocument is a version of a plan as -o json prints it. Schema "leeward.plan-version.v1".
@@ -63,6 +64,7 @@ func documents() map[string]reflect.Type {
 		"leeward.tokens.v1":  reflect.TypeFor[document[enrol.Token]](), "leeward.token.v1": reflect.TypeFor[enrol.Token](),
 		"leeward.agents.v1": reflect.TypeFor[document[enrol.Agent]](), "leeward.agent.v1": reflect.TypeFor[enrol.Agent](),
 		"leeward.pushes.v1": reflect.TypeFor[document[push.Result]](), "leeward.push.v1": reflect.TypeFor[push.Result](),
+		"leeward.login.v1": reflect.TypeFor[session.Login](), "leeward.users.v1": reflect.TypeFor[document[session.User]](), "leeward.user.v1": reflect.TypeFor[session.User](),
 		"leeward.endpoints.v1": reflect.TypeFor[document[api.Contract]](), "leeward.endpoint.v1": reflect.TypeFor[api.Contract](),
 		"leeward.vault.v1": reflect.TypeFor[api.VaultInfo](), "leeward.vault-disks.v1": reflect.TypeFor[document[diskRow]](), "leeward.vault-objects.v1": reflect.TypeFor[document[objectRow]](),
 		"leeward.vault-check.v1": reflect.TypeFor[checkDocument](), "leeward.vault-prune.v1": reflect.TypeFor[pruneDocument](),

@@ -154,6 +154,13 @@ func TestDocumentsAreAsPromised(t *testing.T) {
 	print("leeward.audit.v1", "audit", "ls")
 	print("leeward.tokens.v1", "token", "ls")
 	print("leeward.agents.v1", "agent", "ls")
+	password := filepath.Join(work, "password")
+	if err := os.WriteFile(password, []byte("correct horse battery staple\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	print("leeward.login.v1", "console", "login")
+	print("leeward.user.v1", "console", "user", "set", "ann", "--role", "viewer", "--password-file", password)
+	print("leeward.users.v1", "console", "user", "ls")
 
 	print("leeward.vault-disks.v1", "vault", "ls")
 	print("leeward.vault-objects.v1", "vault", "ls", "--objects")
