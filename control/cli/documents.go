@@ -15,6 +15,7 @@ import (
 	"github.com/leeward-dr/leeward/control/plan"
 	"github.com/leeward-dr/leeward/control/push"
 	"github.com/leeward-dr/leeward/control/session"
+	"github.com/leeward-dr/leeward/control/target/azure"
 )
 
 // planDocument is a version of a plan as -o json prints it. Schema "leeward.plan-version.v1".
@@ -66,6 +67,7 @@ func documents() map[string]reflect.Type {
 		"leeward.pushes.v1": reflect.TypeFor[document[push.Result]](), "leeward.push.v1": reflect.TypeFor[push.Result](),
 		"leeward.login.v1": reflect.TypeFor[session.Login](), "leeward.users.v1": reflect.TypeFor[document[session.User]](), "leeward.user.v1": reflect.TypeFor[session.User](),
 		"leeward.endpoints.v1": reflect.TypeFor[document[api.Contract]](), "leeward.endpoint.v1": reflect.TypeFor[api.Contract](),
+		"leeward.azure.v1": reflect.TypeFor[document[azure.Made]](),
 		"leeward.vault.v1": reflect.TypeFor[api.VaultInfo](), "leeward.vault-disks.v1": reflect.TypeFor[document[diskRow]](), "leeward.vault-objects.v1": reflect.TypeFor[document[objectRow]](),
 		"leeward.vault-check.v1": reflect.TypeFor[checkDocument](), "leeward.vault-prune.v1": reflect.TypeFor[pruneDocument](),
 		"leeward.vault-keys.v1": reflect.TypeFor[document[keyRow]](), "leeward.vault-key.v1": reflect.TypeFor[keyDocument](),

@@ -12,6 +12,10 @@
 // from what it had put on its disks. A stop in good order ends the machines of
 // test failovers, and leaves those that were failed over to their keepers.
 //
+// A machine in Azure (target.Remote) outlives every process, also one of a test, and also
+// one that is only on its way: the next engine goes on with it, a stop leaves it alone, and
+// its job is cleaned only when nothing of it is left there.
+//
 // The engine needs a vault and a key, no bus: the same code runs inside control
 // and in a command on a laptop when the site is lost. It never writes to the vault.
 package failover
