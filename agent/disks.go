@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/leeward-dr/leeward/agent/capture/trace"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -77,6 +78,9 @@ func (a *Agent) changes(ctx context.Context) error {
 			continue
 		}
 		a.resized(ctx, r)
+	}
+	for _, r := range slices.Clone(a.replicas) {
+		a.recapture(ctx, r)
 	}
 	a.again(ctx)
 	if len(a.replicas)+len(a.joining) > 0 || slices.ContainsFunc(a.aside, func(x *aside) bool { return !x.at.IsZero() }) {
@@ -143,6 +147,39 @@ func (a *Agent) resized(ctx context.Context, r *replica) {
 	}
 	a.log.Info("disk was resized", "disk", r.name, "from", r.dev.Size(), "to", now)
 	a.event("disk-resized", wire.Info, r.name, fmt.Sprintf("disk %s was resized from %d to %d bytes: it is opened anew and brought up to date", r.name, r.dev.Size(), now), "")
+	r.close()
+	a.drop(r)
+	again, err := a.protect(ctx, r.disk)
+	if err != nil {
+		a.refuse(r.disk, err)
+		return
+	}
+	a.setReplicas(append(slices.Clone(a.replicas), again))
+	a.writeStatus()
+}
+
+// recapture opens a disk anew that is to be followed by another driver now. Whoever asks for
+// one that cannot follow it is told, and the disk stays as it is: a wish must not end its
+// protection.
+func (a *Agent) recapture(ctx context.Context, r *replica) {
+	want, has := a.capture(), r.src.Name()
+	if (want == "scan") == (has == "scan") {
+		r.unable = ""
+		return
+	}
+	if want != "scan" {
+		if err := trace.Probe(r.dev); err != nil {
+			if want == "trace" && r.unable != err.Error() {
+				r.unable = err.Error()
+				a.event("driver", wire.Warning, r.name, fmt.Sprintf("disk %s stays with hash scans, though the policy wants trace: %v", r.name, err), "set capture to auto in its policy")
+			}
+			return
+		}
+	}
+	a.event("driver", wire.Info, r.name, fmt.Sprintf("disk %s was followed by %s and is opened anew, as capture is %s now: it is compared with the vault once", r.name, has, want), "")
+	if r.keeper != nil {
+		r.keeper.Discard()
+	}
 	r.close()
 	a.drop(r)
 	again, err := a.protect(ctx, r.disk)

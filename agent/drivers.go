@@ -19,7 +19,7 @@ func (a *Agent) source(ctx context.Context, dev *disk.Disk, name string) (captur
 	if err := a.checkSpool(dev); err != nil {
 		return nil, err
 	}
-	want := a.cfg.Capture
+	want := a.capture()
 	if want != "scan" {
 		src, err := a.trace(ctx, dev, name)
 		if err == nil || want == "trace" || !errors.Is(err, capture.ErrUnsupported) {

@@ -61,6 +61,7 @@ type replica struct {
 	why      string       // reason for the next epoch
 	fresh    bool         // no epoch of this process stands yet
 	replaced error        // another disk is in this one's place
+	unable   string       // why the driver that the policy wants cannot follow it
 	handed   capture.Set  // given to the publisher and not settled
 	doubt    capture.Set  // part of dirty of which the vault may hold all or some
 	since    uint64       // first epoch of the unbroken run of this process's own

@@ -88,6 +88,14 @@ func (a *Agent) raw() bool {
 	return at == "process-server"
 }
 
+// capture is how changes are found: as the policy says, if control has said one.
+func (a *Agent) capture() string {
+	if s := a.group.policy.Load(); s != nil && s.Capture != "" {
+		return s.Capture
+	}
+	return a.cfg.Capture
+}
+
 // appInterval is the time between application-consistent points: the policy's, if
 // control has said one, below 0 for none.
 func (a *Agent) appInterval() time.Duration {

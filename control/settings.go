@@ -58,7 +58,7 @@ func (s *Service) tell(machine string) {
 	}
 	set := markers.Settings{
 		Machine: machine, Policy: p.Name, PointInterval: time.Duration(p.PointInterval), AppInterval: time.Duration(p.AppInterval),
-		FreezeLimit: time.Duration(p.FreezeLimit), Rate: least(p.Rate(time.Now()), s.agents.share(machine)), CompressAt: p.CompressAt,
+		FreezeLimit: time.Duration(p.FreezeLimit), Rate: least(p.Rate(time.Now()), s.agents.share(machine)), CompressAt: p.CompressAt, Capture: p.Capture,
 	}
 	if set.AppInterval == 0 && r.written(p.Name) {
 		set.AppInterval = -1

@@ -53,6 +53,7 @@ type Policy struct {
 	FreezeLimit   Duration        `json:"freeze_limit" yaml:"freeze_limit"`     // longest freeze; an agent's own limit may be shorter
 	Retention     vault.Retention `json:"retention" yaml:"retention"`
 	CompressAt    string          `json:"compress_at" yaml:"compress_at"`               // agent or process-server
+	Capture       string          `json:"capture,omitempty" yaml:"capture,omitempty"`   // auto, trace or scan; empty: as each agent was started
 	Throttle      []Window        `json:"throttle,omitempty" yaml:"throttle,omitempty"` // of each machine
 	// SiteThrottle bounds all machines of this control together, whatever policy holds
 	// for them. Only the policy "default" may have it.
@@ -108,6 +109,8 @@ func (p *Policy) Validate() error {
 		return fail("freeze_limit", "is %v: use 10ms to 10s", p.FreezeLimit)
 	case !slices.Contains([]string{"agent", "process-server"}, p.CompressAt):
 		return fail("compress_at", "is %q: use agent or process-server", p.CompressAt)
+	case !slices.Contains([]string{"", "auto", "trace", "scan"}, p.Capture):
+		return fail("capture", "is %q: use auto, trace or scan, or leave it out", p.Capture)
 	case len(p.Throttle) > maxWindows || len(p.SiteThrottle) > maxWindows:
 		return fail("throttle", "and site_throttle have %d and %d windows, at most %d each", len(p.Throttle), len(p.SiteThrottle), maxWindows)
 	case p.Name != Default && len(p.SiteThrottle) > 0:

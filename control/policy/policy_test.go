@@ -57,6 +57,7 @@ func TestRefusals(t *testing.T) {
 		head + "policies: [{name: a, app_interval: 5s}]":                                                                 "app_interval",
 		head + "policies: [{name: a, freeze_limit: 1m}]":                                                                 "freeze_limit",
 		head + "policies: [{name: a, compress_at: sea}]":                                                                 "compress_at",
+		head + "policies: [{name: a, capture: film}]":                                                                    "capture",
 		head + "policies: [{name: a, compress_at: home}]":                                                                "compress_at",
 		head + "policies: [{name: a, retention: never}]":                                                                 "retention",
 		head + "policies: [{name: a.b}]":                                                                                 "policy name",

@@ -19,6 +19,7 @@ type Settings struct {
 	FreezeLimit   time.Duration `json:"freeze_limit_ns,omitempty"` // an agent's own limit may be shorter
 	Rate          int64         `json:"rate,omitempty"`            // bytes a second that it may send now, at most its own bound; below 0: its own bound
 	CompressAt    string        `json:"compress_at,omitempty"`     // agent or process-server
+	Capture       string        `json:"capture,omitempty"`         // auto, trace or scan
 	// Fenced says why the agent must not publish changes now, and Fence is the number of
 	// that fence; empty: it may.
 	Fenced string `json:"fenced,omitempty"`
@@ -46,6 +47,8 @@ func DecodeSettings(b []byte) (*Settings, error) {
 		return nil, fmt.Errorf("%w: reason of a fence has %d bytes", ErrMalformed, len(s.Fenced))
 	case s.CompressAt != "" && s.CompressAt != "agent" && s.CompressAt != "process-server":
 		return nil, fmt.Errorf("%w: compress at %q", ErrMalformed, s.CompressAt)
+	case s.Capture != "" && s.Capture != "auto" && s.Capture != "trace" && s.Capture != "scan":
+		return nil, fmt.Errorf("%w: capture %q", ErrMalformed, s.Capture)
 	}
 	return s, nil
 }
