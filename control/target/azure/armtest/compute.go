@@ -160,6 +160,10 @@ func uses(vm *armcompute.VirtualMachine) (all []string) {
 func (c *Cloud) putMachine(_ context.Context, _, name string, vm armcompute.VirtualMachine, _ *armcompute.VirtualMachinesClientBeginCreateOrUpdateOptions) (r azfake.PollerResponder[armcompute.VirtualMachinesClientCreateOrUpdateResponse], e azfake.ErrorResponder) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if vm.Properties == nil || vm.Properties.NetworkProfile == nil || vm.Properties.StorageProfile == nil { // a body that broke off
+		refuse(&e, http.StatusBadRequest, "InvalidRequestContent")
+		return
+	}
 	if c.machines[name] == nil {
 		nic := c.nets["networkinterfaces/"+strings.ToLower(last(*vm.Properties.NetworkProfile.NetworkInterfaces[0].ID))]
 		if nic == nil {
