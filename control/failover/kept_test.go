@@ -273,7 +273,5 @@ func TestMachineEndsWithKeeper(t *testing.T) {
 	if err := e.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if pids := targettest.WorkIn(s.Dir); len(pids) > 0 {
-		t.Errorf("processes are left after a stop in good order: %v", pids)
-	}
+	targettest.WaitFor(t, longTime, "nothing is left after a stop in good order", func() bool { return len(targettest.WorkIn(s.Dir)) == 0 })
 }
