@@ -101,8 +101,8 @@ func (f *roleFlags) log(w io.Writer) (*slog.Logger, error) {
 }
 
 // open connects, has ensure see to the streams and unlocks the vault. The bus may be
-// coming up at the same time, so all of it is tried for a while, patience; streams that no
-// control has made yet are waited for as long as it takes.
+// coming up at the same time, so all of it is tried for a while, patience; a bus that is
+// there and slow, and streams that no control has made yet, are waited for as long as it takes.
 func (f *roleFlags) open(ctx context.Context, log *slog.Logger, patience time.Duration, ensure func(context.Context, *bus.Bus) error) (b *bus.Bus, v *vault.Vault, err error) {
 	key, err := vault.KeyFromFile(f.key)
 	if err != nil {
@@ -125,10 +125,11 @@ func (f *roleFlags) open(ctx context.Context, log *slog.Logger, patience time.Du
 			return nil, nil, ctx.Err()
 		}
 		waits := errors.Is(err, errNoStreams)
-		if waits { // the bus is there: from now on patience begins anew
+		// The bus is there, and slow: a cluster that has just come up and makes dozens of
+		// streams may be. Patience begins anew, for to end would only mean to begin again.
+		if waits || !errors.Is(err, bus.ErrUnreachable) && streams.Retryable(err) {
 			until = time.Now().Add(patience)
-		}
-		if time.Now().After(until) || !errors.Is(err, bus.ErrUnreachable) && !waits && !streams.Retryable(err) {
+		} else if time.Now().After(until) || !errors.Is(err, bus.ErrUnreachable) {
 			return nil, nil, err
 		}
 		if time.Since(said) > sayAgain {

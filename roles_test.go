@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -311,4 +313,35 @@ func letIn(t *testing.T, dir, url string) {
 		t.Fatalf("connect to %s as the enrolled agent: %v", g.URL, err)
 	}
 	nc.Close()
+}
+
+// A bus that is there and slow is waited for, longer than one that is not there.
+func TestControlWaitsForASlowBus(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := embed.Start(t.Context(), embed.Config{Dir: dir, Listen: "127.0.0.1:-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Stop(context.Background()) })
+	makeVault(t, dir)
+	f := roleFlags{dir: dir, vault: "dir://" + filepath.Join(dir, "vault"), key: filepath.Join(dir, "keys", "vault.key"), connect: bus.Options{Context: embed.ContextFile(dir, embed.Control)}}
+	const patience = time.Second
+	begun, tries := time.Now(), 0
+	ctx, cancel := context.WithTimeout(t.Context(), rolesPatience)
+	defer cancel()
+	b, _, err := f.open(ctx, slog.New(slog.DiscardHandler), patience, func(context.Context, *bus.Bus) error {
+		if tries++; time.Since(begun) < 3*patience || tries < 4 {
+			return fmt.Errorf("create bucket X: %w", context.DeadlineExceeded)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("after %d tries in %v: %v", tries, time.Since(begun), err)
+	}
+	b.Close()
+	// What no waiting cures ends it at once.
+	if _, _, err := f.open(ctx, slog.New(slog.DiscardHandler), patience, func(context.Context, *bus.Bus) error { return errors.New("no") }); err == nil || err.Error() != "no" {
+		t.Errorf("%v", err)
+	}
 }

@@ -46,6 +46,9 @@ func child(text string) int {
 // A short fleet: three NATS nodes, three process servers, two controls and four
 // machines, of which one of each kind is broken, and the cable of the node that leads.
 func TestFleet(t *testing.T) {
+	if os.Getenv("LEEWARD_FULL") == "" {
+		t.Skip("SKIPPED: minutes long: LEEWARD_FULL=1 breaks a cluster of ten processes, bench fleet does it for longer")
+	}
 	absent := func(what string) {
 		if rig.Root() || os.Getenv("CI") == "true" {
 			t.Fatalf("%s, and here it must not be missing", what)

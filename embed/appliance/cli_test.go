@@ -78,7 +78,7 @@ func TestCommandLine(t *testing.T) {
 		{"job show tf-1", 4, `no such job: tf-1\ntry: leeward job ls`},
 		{"failover cleanup tf-1", 4, `no such job`},
 		{"failover test mail --serial x", 4, `no machine mail is known`},
-		{"failover test web --target moon --serial x", 2, `unknown target "moon": use qemu or disk`},
+		{"failover test web --target moon --serial x", 2, `unknown target "moon": use qemu, azure or disk`},
 		{"failover test web --point p0009 --target disk --out " + image, 4, `no such recovery point`},
 		{"failover test web --point p0001 --target disk --out " + image + " --request-id r1", 0, `(?m)^state +alive$`},
 		{"failover test web --point p0001 --target disk --out " + image + " --request-id r1", 0, `(?m)^state +alive$`},
