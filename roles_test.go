@@ -144,10 +144,9 @@ func makeVault(t *testing.T, dir string) {
 	}
 }
 
-// A process server that is there before control has made the streams waits, longer than it
-// would wait for anything else, and says so.
-func TestProcessServerWaitsForControl(t *testing.T) {
-	t.Parallel()
+// roleOf starts a server and makes a vault; the flags are those of a role beside them.
+func roleOf(t *testing.T, r embed.Role) (*embed.Server, *roleFlags) {
+	t.Helper()
 	dir := t.TempDir()
 	s, err := embed.Start(t.Context(), embed.Config{Dir: dir, Listen: "127.0.0.1:-1"})
 	if err != nil {
@@ -155,8 +154,15 @@ func TestProcessServerWaitsForControl(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = s.Stop(context.Background()) })
 	makeVault(t, dir)
+	return s, &roleFlags{dir: dir, vault: "dir://" + filepath.Join(dir, "vault"), key: filepath.Join(dir, "keys", "vault.key"), connect: bus.Options{Context: embed.ContextFile(dir, r)}}
+}
+
+// A process server that is there before control has made the streams waits, longer than it
+// would wait for anything else, and says so.
+func TestProcessServerWaitsForControl(t *testing.T) {
+	t.Parallel()
+	s, f := roleOf(t, embed.Process)
 	var log said
-	f := roleFlags{dir: dir, vault: "dir://" + filepath.Join(dir, "vault"), key: filepath.Join(dir, "keys", "vault.key"), connect: bus.Options{Context: embed.ContextFile(dir, embed.Process)}}
 	type opened struct {
 		b   *bus.Bus
 		err error
@@ -318,14 +324,7 @@ func letIn(t *testing.T, dir, url string) {
 // A bus that is there and slow is waited for, longer than one that is not there.
 func TestControlWaitsForASlowBus(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s, err := embed.Start(t.Context(), embed.Config{Dir: dir, Listen: "127.0.0.1:-1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Stop(context.Background()) })
-	makeVault(t, dir)
-	f := roleFlags{dir: dir, vault: "dir://" + filepath.Join(dir, "vault"), key: filepath.Join(dir, "keys", "vault.key"), connect: bus.Options{Context: embed.ContextFile(dir, embed.Control)}}
+	_, f := roleOf(t, embed.Control)
 	const patience = time.Second
 	begun, tries := time.Now(), 0
 	ctx, cancel := context.WithTimeout(t.Context(), rolesPatience)

@@ -228,16 +228,12 @@ func or(err error, said string) string {
 
 // send writes a file by SFTP into a directory of its own that only the user can enter,
 // and compares its SHA-256 there. drop removes it.
-func (h *Host) send(ctx context.Context, file string, progress func(done, total int64)) (remote string, drop func(), err error) {
+func (h *Host) send(ctx context.Context, file string) (remote string, drop func(), err error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return "", nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return "", nil, err
-	}
 	dir, err := h.run(ctx, false, nil, `umask 077; mktemp -d "${TMPDIR:-/tmp}/leeward-XXXXXXXX"`)
 	if err != nil {
 		return "", nil, fmt.Errorf("make a directory for what is sent: %w", err)
@@ -248,7 +244,7 @@ func (h *Host) send(ctx context.Context, file string, progress func(done, total 
 	}
 	remote = dir + "/leeward-agent"
 	sum := sha256.New()
-	if err := h.put(ctx, remote, io.TeeReader(f, sum), st.Size(), progress); err != nil {
+	if err := h.put(ctx, remote, io.TeeReader(f, sum)); err != nil {
 		drop()
 		return "", nil, fmt.Errorf("send the agent: %w", err)
 	}
@@ -263,7 +259,7 @@ chmod 0755 "$1"`, remote, want); err != nil {
 	return remote, drop, nil
 }
 
-func (h *Host) put(ctx context.Context, remote string, r io.Reader, total int64, progress func(done, total int64)) error {
+func (h *Host) put(ctx context.Context, remote string, r io.Reader) error {
 	c, err := sftp.NewClient(h.client)
 	if err != nil {
 		return fmt.Errorf("the host's SSH server has no SFTP: %w", err)
@@ -275,21 +271,6 @@ func (h *Host) put(ctx context.Context, remote string, r io.Reader, total int64,
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, &counting{r: r, total: total, tell: progress})
+	_, err = io.Copy(f, r)
 	return errors.Join(err, f.Close(), ctx.Err())
-}
-
-// counting tells how much was read.
-type counting struct {
-	r           io.Reader
-	done, total int64
-	tell        func(done, total int64)
-}
-
-func (c *counting) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	if c.done += int64(n); c.tell != nil {
-		c.tell(c.done, c.total)
-	}
-	return n, err
 }

@@ -48,8 +48,7 @@ type Options struct {
 	Args    []string                                   // more arguments of leeward-agent run
 	NoWait  bool                                       // do not wait for the first heartbeat
 	Wait    time.Duration
-	Step    func(text string)                    // told before each step; nil: nobody
-	Sent    func(what string, done, total int64) // told while the binary is sent
+	Step    func(text string) // told before each step; nil: nobody
 }
 
 func (o *Options) step(format string, a ...any) {
@@ -141,7 +140,7 @@ func Install(ctx context.Context, h *Host, s Server, o Options) (r *Result, err 
 		return r, fmt.Errorf("%w: name it with --machine", err)
 	}
 	o.step("sending the agent")
-	remote, drop, err := h.send(ctx, binary, o.sent(h))
+	remote, drop, err := h.send(ctx, binary)
 	if err != nil {
 		return r, err
 	}
@@ -171,13 +170,6 @@ func Install(ctx context.Context, h *Host, s Server, o Options) (r *Result, err 
 	}
 	r.Done, r.Version = DidInstall, version
 	return r, o.wait(ctx, heard, r)
-}
-
-func (o *Options) sent(h *Host) func(done, total int64) {
-	if o.Sent == nil {
-		return nil
-	}
-	return func(done, total int64) { o.Sent(h.Target.String(), done, total) }
 }
 
 // wait waits for the first heartbeat.
@@ -382,7 +374,7 @@ func Upgrade(ctx context.Context, h *Host, s Server, o Options) (r *Result, err 
 		return r, err
 	}
 	o.step("sending the agent")
-	remote, drop, err := h.send(ctx, binary, o.sent(h))
+	remote, drop, err := h.send(ctx, binary)
 	if err != nil {
 		return r, err
 	}

@@ -156,7 +156,10 @@ func TestAgainstTools(t *testing.T) {
 		}
 	}
 	if _, err := exec.LookPath("cpio"); err != nil {
-		t.Skip("skipped: cpio is not installed")
+		if os.Getenv("CI") != "" || os.Geteuid() == 0 {
+			t.Fatal("MISSING: cpio: deploy/ci/need.sh test")
+		}
+		t.Skip("MISSING: cpio: archives were not compared with those of another program")
 	}
 	c := exec.Command("cpio", "-it", "--quiet")
 	c.Stdin = bytes.NewReader(main)
