@@ -65,8 +65,13 @@ func (c Config) Streams() []jetstream.StreamConfig {
 	events.MaxAge, events.MaxBytes = 90*24*time.Hour, 256<<20
 	audit := small(Audit, root+".audit.>", "who did what, never to be changed")
 	audit.MaxAge, audit.MaxBytes, audit.DenyDelete, audit.DenyPurge = 400*24*time.Hour, 256<<20, true, true
-	return []jetstream.StreamConfig{{
-		Name: Changes, Subjects: []string{root + ".changes.>"},
+	return []jetstream.StreamConfig{c.changes(), markers, receipts, events, audit}
+}
+
+// changes is the stream of the pool that is always there.
+func (c Config) changes() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: Changes, Subjects: []string{allChanges},
 		Description: "change blocks of every disk until the vault holds them",
 		Storage:     jetstream.FileStorage, Replicas: c.Replicas,
 		// A work queue that refuses new messages when full: overload slows the
@@ -76,9 +81,10 @@ func (c Config) Streams() []jetstream.StreamConfig {
 		// One disk that does not drain (its part of the vault is damaged, or it is huge)
 		// must not take the room of all others.
 		MaxMsgsPerSubject: c.perDisk(), DiscardNewPerSubject: true,
+		// No RePublish for taps: the server would load the last message of the disk for each
+		// that comes. Process servers tell taps what goes by.
 		AllowDirect: true,
-		RePublish:   &jetstream.RePublish{Source: root + ".changes.>", Destination: TapPrefix + ">", HeadersOnly: true},
-	}, markers, receipts, events, audit}
+	}
 }
 
 // AnyGroup is the priority group for pulls by hand and by process servers that
@@ -108,74 +114,96 @@ func Ensure(ctx context.Context, js jetstream.JetStream, c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	for _, s := range c.Streams() {
-		err := patiently(ctx, func(ctx context.Context) (err error) {
-			if s.Replicas, err = replicas(ctx, js, s.Name, c.Replicas); err == nil && s.Name == Changes {
-				err = spare(ctx, js, &s)
-			}
-			if err == nil {
-				_, err = js.CreateOrUpdateStream(ctx, s)
-			}
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("create stream %s: %w", s.Name, err)
-		}
-	}
 	// In a cluster each takes a round of its own; a few at a time do not wait for
 	// each other.
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for p := range Partitions {
-		g.Go(func() error {
-			if err := patiently(gctx, func(ctx context.Context) error { return ensurePartition(ctx, js, PartitionConsumer(p)) }); err != nil {
-				return fmt.Errorf("create consumer of partition %d: %w", p, err)
-			}
-			return nil
-		})
+	g.SetLimit(atATime)
+	for _, s := range c.Streams() {
+		g.Go(func() error { return ensureStream(gctx, js, s, c.Replicas) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	g, gctx = errgroup.WithContext(ctx)
+	g.SetLimit(atATime)
+	Pool("").ensureConsumers(gctx, g, js)
 	for _, b := range c.buckets() {
-		err := patiently(ctx, func(ctx context.Context) (err error) {
-			if b.Replicas, err = replicas(ctx, js, "KV_"+b.Bucket, c.Replicas); err == nil {
-				_, err = js.CreateOrUpdateKeyValue(ctx, b)
+		g.Go(func() error {
+			err := patiently(gctx, func(ctx context.Context) (err error) {
+				if b.Replicas, err = replicas(ctx, js, "KV_"+b.Bucket, c.Replicas); err == nil {
+					_, err = js.CreateOrUpdateKeyValue(ctx, b)
+				}
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("create bucket %s: %w", b.Bucket, err)
 			}
-			return err
+			return nil
 		})
-		if err != nil {
-			return fmt.Errorf("create bucket %s: %w", b.Bucket, err)
-		}
 	}
-	if err := ensureBook(ctx, js, c); err != nil {
+	g.Go(func() error { return ensureBook(gctx, js, c) })
+	return g.Wait()
+}
+
+// ensureStream creates or updates a stream.
+func ensureStream(ctx context.Context, js jetstream.JetStream, s jetstream.StreamConfig, copies int) error {
+	err := patiently(ctx, func(ctx context.Context) (err error) {
+		if s.Replicas, err = replicas(ctx, js, s.Name, copies); err == nil && s.Retention == jetstream.WorkQueuePolicy {
+			err = spare(ctx, js, &s)
+		}
+		if err == nil {
+			_, err = js.CreateOrUpdateStream(ctx, s)
+		}
 		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create stream %s: %w", s.Name, err)
 	}
 	return nil
 }
 
+// atATime is how many streams, buckets or consumers are made at a time.
+const atATime = 8
+
+// storeTries is how often a stream is asked for whose store the server cannot make. Its
+// answer does not say why (its log does), and a disk that is busy or full for a moment
+// looks like one that cannot be written to.
+const storeTries = 10
+
 // patiently does try again while a cluster has no leader or not all of its nodes,
-// until ctx ends. Requests that nobody takes are not answered, so each has its time.
+// until ctx ends, and storeTries times where a store cannot be made. Requests that
+// nobody takes are not answered, so each has its time.
 func patiently(ctx context.Context, try func(context.Context) error) error {
-	for {
+	for stores := 0; ; {
 		c, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := try(c)
 		late := c.Err() != nil
 		cancel()
-		if code, _ := apiCode(err); err == nil || ctx.Err() != nil || !late && code != codeNoQuorum && code != codeNoPeers && code != codeInsufficient {
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		pause := 200 * time.Millisecond
+		switch code, _ := apiCode(err); {
+		case late, code == codeNoQuorum, code == codeNoPeers, code == codeInsufficient:
+		case code == codeCreateFailed:
+			if stores++; stores == storeTries {
+				return fmt.Errorf("%w, %d times; the log of the NATS server says why: look at the free space, the permissions and the health of the disk with its store", err, stores)
+			}
+			pause *= time.Duration(stores)
+		default:
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }
 
-// spare leaves the bound for each disk as it is in a stream that has more messages
-// than the new one allows: the server would make them fit by dropping the oldest. The
-// next Ensure that finds fewer sets it.
+// spare leaves as they are what pools beside Changes need, and the bound for each disk in a
+// stream that has more messages than the new one allows: the server would make them fit by
+// dropping the oldest. The next Ensure that finds fewer sets it.
 func spare(ctx context.Context, js jetstream.JetStream, s *jetstream.StreamConfig) error {
 	old, err := js.Stream(ctx, s.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -185,6 +213,9 @@ func spare(ctx context.Context, js jetstream.JetStream, s *jetstream.StreamConfi
 		return err
 	}
 	i := old.CachedInfo()
+	if s.Name == Changes && narrowed(i.Config) {
+		s.Subjects = i.Config.Subjects // there are pools beside it
+	}
 	have := i.Config.MaxMsgsPerSubject
 	if (have <= 0 || have > s.MaxMsgsPerSubject) && i.State.Msgs > uint64(s.MaxMsgsPerSubject) {
 		s.MaxMsgsPerSubject, s.DiscardNewPerSubject = have, i.Config.DiscardNewPerSubject
@@ -231,12 +262,12 @@ func sharesBucket(replicas int) jetstream.KeyValueConfig {
 
 // ensurePartition creates or updates a partition's consumer without taking it from
 // its owner.
-func ensurePartition(ctx context.Context, js jetstream.JetStream, c jetstream.ConsumerConfig) error {
-	_, err := js.CreateConsumer(ctx, Changes, c)
+func ensurePartition(ctx context.Context, js jetstream.JetStream, stream string, c jetstream.ConsumerConfig) error {
+	_, err := js.CreateConsumer(ctx, stream, c)
 	if !errors.Is(err, jetstream.ErrConsumerExists) {
 		return err
 	}
-	old, err := js.Consumer(ctx, Changes, c.Durable)
+	old, err := js.Consumer(ctx, stream, c.Durable)
 	if err != nil {
 		return err
 	}
@@ -248,17 +279,14 @@ func ensurePartition(ctx context.Context, js jetstream.JetStream, c jetstream.Co
 	if len(have.PriorityGroups) > 0 {
 		c.PriorityGroups = have.PriorityGroups
 	}
-	_, err = js.UpdateConsumer(ctx, Changes, c)
+	_, err = js.UpdateConsumer(ctx, stream, c)
 	return err
 }
 
 // EnsureShares creates the bucket Shares alone. It holds one small key, which
 // process servers write anew when it is gone.
 func EnsureShares(ctx context.Context, js jetstream.JetStream, replicas int) error {
-	if _, err := js.CreateOrUpdateKeyValue(ctx, sharesBucket(replicas)); err != nil {
-		return fmt.Errorf("create bucket %s: %w", Shares, err)
-	}
-	return nil
+	return ensureBucket(ctx, js, sharesBucket(replicas))
 }
 
 // LeaseTTL is how long a hold on a disk or a role outlives its last renewal.

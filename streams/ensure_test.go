@@ -237,29 +237,41 @@ func TestRepeatIsStoredOnce(t *testing.T) {
 	}
 }
 
-// What taps see of a change: its headers and no payload.
-func TestTapGetsHeadersOnly(t *testing.T) {
+// An appliance of an earlier version stops publishing again: process servers tell taps.
+func TestEnsureEndsRepublishing(t *testing.T) {
 	t.Parallel()
 	b := streamstest.Start(t)
+	old := streams.Default().Streams()[0]
+	old.RePublish = &jetstream.RePublish{Source: "leeward.changes.>", Destination: streams.TapPrefix + ">", HeadersOnly: true}
+	if _, err := b.JS.UpdateStream(within(t), old); err != nil {
+		t.Fatal(err)
+	}
 	sub, err := b.Conn.SubscribeSync(streams.TapPrefix + ">")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := nats.NewMsg(streams.ChangesSubject("m", "d"))
-	m.Data = []byte("secret")
-	m.Header.Set("Leeward-Kind", "block")
-	if _, err := b.JS.PublishMsg(within(t), m); err != nil {
+	subject := streams.ChangesSubject("m", "d")
+	publish := func() {
+		t.Helper()
+		if _, err := b.JS.Publish(within(t), subject, []byte("secret")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish()
+	m, err := sub.NextMsg(20 * time.Second)
+	if err != nil || m.Subject != streams.TapSubject(subject) || !strings.HasPrefix(m.Subject, streams.TapPrefix) {
+		t.Fatalf("%+v, %v: the test itself does not hear", m, err)
+	}
+	if err := streams.Ensure(within(t), b.JS, streams.Default()); err != nil {
 		t.Fatal(err)
 	}
-	got, err := sub.NextMsg(5 * time.Second)
-	if err != nil {
-		t.Fatal(err)
+	publish()
+	if m, err := sub.NextMsg(50 * time.Millisecond); err == nil {
+		t.Errorf("the server published on %s", m.Subject)
 	}
-	if want := strings.Replace(m.Subject, "leeward.", "leeward.tap.", 1); got.Subject != want {
-		t.Errorf("on %s, want %s", got.Subject, want)
-	}
-	if len(got.Data) != 0 || got.Header.Get("Leeward-Kind") != "block" || got.Header.Get("Nats-Msg-Size") != "6" {
-		t.Errorf("payload %q, headers %v", got.Data, got.Header)
+	st, err := b.JS.Stream(within(t), streams.Changes)
+	if err != nil || st.CachedInfo().Config.RePublish != nil || st.CachedInfo().State.Msgs != 2 {
+		t.Errorf("%+v, %v", st.CachedInfo(), err)
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	codeInsufficient = 10023 // the server's resources are used up
 	codeMemoryFull   = 10028 // the server's memory store is used up
 	codeStorageFull  = 10047 // the server's file store is used up
+	codeCreateFailed = 10049 // the store of a new stream could not be made
 	codeStoreFailed  = 10077 // the stream is at a limit, or its disk fails; the text says which
 	codeTooMany      = 10167 // more requests in flight than the server holds
 )

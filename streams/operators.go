@@ -18,12 +18,12 @@ const Audit = "AUDIT"
 func AuditSubject(action string) string { return root + ".audit." + action }
 
 func ensureBook(ctx context.Context, js jetstream.JetStream, c Config) error {
-	_, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	err := ensureBucket(ctx, js, jetstream.KeyValueConfig{
 		Bucket: Book, Description: "groups, policies, plans: what operators decided", History: 64,
 		Storage: jetstream.FileStorage, Replicas: c.Replicas, MaxValueSize: 1 << 20,
 	})
 	if err != nil {
-		return fmt.Errorf("create bucket %s: %w", Book, err)
+		return err
 	}
 	return ensurePeople(ctx, js, c)
 }
@@ -36,9 +36,22 @@ func ensurePeople(ctx context.Context, js jetstream.JetStream, c Config) error {
 		{Bucket: Users, Description: "users of the console", MaxBytes: 4 << 20},
 	} {
 		b.Storage, b.Replicas, b.MaxValueSize = jetstream.FileStorage, c.Replicas, 4<<10
-		if _, err := js.CreateOrUpdateKeyValue(ctx, b); err != nil {
-			return fmt.Errorf("create bucket %s: %w", b.Bucket, err)
+		if err := ensureBucket(ctx, js, b); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// ensureBucket makes one bucket as it is. A request that a cluster does not answer, as
+// it may while its nodes find each other, is made again and does not use up all the time.
+func ensureBucket(ctx context.Context, js jetstream.JetStream, b jetstream.KeyValueConfig) error {
+	err := patiently(ctx, func(ctx context.Context) error {
+		_, err := js.CreateOrUpdateKeyValue(ctx, b)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create bucket %s: %w", b.Bucket, err)
 	}
 	return nil
 }

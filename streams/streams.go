@@ -47,17 +47,17 @@ func Partition(machine, disk string) int {
 }
 
 // ChangesSubject is where the agent publishes a disk's changes.
-func ChangesSubject(machine, disk string) string { return byDisk("changes", machine, disk) }
+func ChangesSubject(machine, disk string) string { return Pool("").ChangesSubject(machine, disk) }
 
 // PartitionSubject matches the changes of every disk of one partition.
-func PartitionSubject(p int) string { return fmt.Sprintf("%s.changes.%02d.>", root, p) }
+func PartitionSubject(p int) string { return Pool("").PartitionSubject(p) }
 
 // SumsSubject is where the process server that owns a disk answers requests for
 // the block sums of what the vault holds (see wire.SumsRequest).
-func SumsSubject(machine, disk string) string { return byDisk("sums", machine, disk) }
+func SumsSubject(machine, disk string) string { return Pool("").SumsSubject(machine, disk) }
 
 // SumsPartition matches the sums requests of every disk of one partition.
-func SumsPartition(p int) string { return fmt.Sprintf("%s.sums.%02d.>", root, p) }
+func SumsPartition(p int) string { return Pool("").SumsPartition(p) }
 
 // MarkersSubject is the shared subject of a group of machines.
 func MarkersSubject(group string) string { return root + ".markers." + group }
@@ -89,6 +89,14 @@ func PolicyAsk(machine string) string { return root + ".policy." + machine + ".a
 // PolicyAsks matches the questions of all agents.
 const PolicyAsks = root + ".policy.*.ask"
 
+// RescueOrder is where the master target tells a rescue what to read and write (see
+// package streams/rescue). Orders and reports are plain NATS: whoever hears nothing asks
+// again.
+func RescueOrder(name string) string { return root + ".rescue." + name + ".order" }
+
+// RescueReport is where a rescue answers.
+func RescueReport(name string) string { return root + ".rescue." + name + ".report" }
+
 // ReceiptsSubject is where the process server says what the vault holds of a disk.
 func ReceiptsSubject(machine, disk string) string {
 	return root + ".receipts." + machine + "." + disk
@@ -100,9 +108,8 @@ func EventsSubject(machine, kind string) string { return root + ".events." + mac
 // TapPrefix is where headers-only copies of CHANGES appear for taps.
 const TapPrefix = root + ".tap.changes."
 
-func byDisk(family, machine, disk string) string {
-	return fmt.Sprintf("%s.%s.%02d.%s.%s", root, family, Partition(machine, disk), machine, disk)
-}
+// TapSubject is where the copy of what is published to subject appears.
+func TapSubject(subject string) string { return root + ".tap" + strings.TrimPrefix(subject, root) }
 
 // ParseChanges takes a changes subject apart. It refuses a partition that does
 // not belong to the disk, so that a disk cannot appear in two partitions, and
@@ -117,8 +124,12 @@ func ParseChanges(subject string) (machine, disk string, err error) {
 			return "", "", fmt.Errorf("subject %q: %w", subject, err)
 		}
 	}
-	if want := ChangesSubject(t[3], t[4]); subject != want {
-		return "", "", fmt.Errorf("subject %q names partition %s, disk %s/%s belongs to %02d", subject, t[2], t[3], t[4], Partition(t[3], t[4]))
+	pool, partition := parseToken(t[2])
+	if err := pool.Validate(); err != nil {
+		return "", "", fmt.Errorf("subject %q: %w", subject, err)
+	}
+	if want := pool.ChangesSubject(t[3], t[4]); subject != want {
+		return "", "", fmt.Errorf("subject %q names partition %s, disk %s/%s belongs to %02d", subject, partition, t[3], t[4], Partition(t[3], t[4]))
 	}
 	return t[3], t[4], nil
 }

@@ -40,8 +40,9 @@ type Bus struct {
 	Conn *nats.Conn
 	JS   jetstream.JetStream
 
-	closed chan struct{}
-	once   sync.Once
+	options Options
+	closed  chan struct{}
+	once    sync.Once
 }
 
 // ErrUnreachable means that no server answered the first connect.
@@ -74,7 +75,7 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	b := &Bus{closed: make(chan struct{})}
+	b := &Bus{options: o, closed: make(chan struct{})}
 	opts, err := s.natsOptions(ctx, b.closed)
 	if err != nil {
 		return nil, err
@@ -93,6 +94,13 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 		return nil, fmt.Errorf("use JetStream of %s: %w", s.where(), err)
 	}
 	return b, nil
+}
+
+// Again connects once more in the same way, by another name.
+func (b *Bus) Again(ctx context.Context, name string) (*Bus, error) {
+	o := b.options
+	o.Name = name
+	return Connect(ctx, o)
 }
 
 // Close sends what is buffered, at most for two seconds, closes the connection

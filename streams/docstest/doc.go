@@ -82,6 +82,49 @@ func find(page, text, name string) (all []Command) {
 	return all
 }
 
+// Line is one line of a block: a command, as somebody would type it.
+type Line struct {
+	Where string // file and line
+	Text  string // without "$ ", with its comment, continued lines joined
+}
+
+// Block is a fenced block of a page.
+type Block struct {
+	Heading string // the last one before it, without #
+	Kind    string // what stands behind the fence
+	Lines   []Line // without empty ones
+}
+
+// Blocks finds the fenced blocks of a page below root.
+func Blocks(t testing.TB, root, page string) (all []Block) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	heading, number, carried := "", 0, ""
+	var in *Block
+	for line := range strings.Lines(string(b)) {
+		number++
+		line = strings.TrimRight(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "```") && in == nil:
+			in = &Block{Heading: heading, Kind: strings.TrimPrefix(line, "```")}
+		case strings.HasPrefix(line, "```"):
+			all, in = append(all, *in), nil
+		case in == nil && strings.HasPrefix(line, "#"):
+			heading = strings.TrimSpace(strings.TrimLeft(line, "#"))
+		case in == nil:
+		case strings.HasSuffix(line, "\\"):
+			carried += strings.TrimSuffix(line, "\\")
+		case carried+strings.TrimSpace(line) != "":
+			text := strings.TrimPrefix(strings.TrimSpace(carried+line), "$ ")
+			in.Lines, carried = append(in.Lines, Line{Where: page + ":" + strconv.Itoa(number), Text: text}), ""
+		}
+	}
+	return all
+}
+
 // Words splits a line as a shell would, up to a comment, a pipe, a redirection, && or &.
 // Brackets around what may be left out, as in [--wait], are dropped.
 func Words(line string) (words []string) {

@@ -1,10 +1,10 @@
 package entropy
 
-// Samples of run bytes are taken, one of every step bytes; all of it if there is little.
+// So many samples of run bytes are taken; all of it if there is little.
 const (
-	run   = 64
-	step  = 1024
-	whole = 16 << 10
+	run     = 64
+	samples = 80
+	whole   = 8 << 10
 )
 
 // Dense reports whether data looks like noise: encrypted or well compressed already, so
@@ -18,7 +18,11 @@ func Dense(data []byte) bool {
 		return false
 	}
 	var hist [4][256]uint32 // four, so that equal neighbours do not wait for each other
-	n := 0
+	n, step := 0, run
+	if len(data) > whole {
+		// An odd number of runs, so that samples do not fall on the same place of each block.
+		step = (len(data)/samples/run | 1) * run
+	}
 	for at := 0; at < len(data); {
 		part := data[at:min(at+run, len(data))]
 		for ; len(part) >= 4; part = part[4:] {
@@ -31,10 +35,7 @@ func Dense(data []byte) bool {
 			hist[0][c]++
 		}
 		n += min(run, len(data)-at)
-		at += run
-		if len(data) > whole {
-			at += step - run
-		}
+		at += step
 	}
 	return evenly(&hist, n)
 }

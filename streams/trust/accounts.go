@@ -52,11 +52,15 @@ func gates(a accountName) (in, out []string) {
 	lease := "KV_" + streams.Leases
 	switch a {
 	case agents:
-		in = []string{"leeward.changes.>", "leeward.markers.>", "leeward.events.>", "leeward.sums.>", "leeward.barrier.*.report", "leeward.policy.*.ask", "$KV." + streams.Leases + ".>", "$JS.API.INFO"}
+		in = []string{"leeward.changes.>", "leeward.markers.>", "leeward.events.>", "leeward.sums.>", "leeward.barrier.*.report", "leeward.policy.*.ask", "leeward.rescue.*.report", "$KV." + streams.Leases + ".>", "$JS.API.INFO"}
 		for _, s := range []string{streams.Changes, streams.Receipts, streams.Markers, lease} {
-			in = append(in, "$JS.API.STREAM.INFO."+s, "$JS.API.DIRECT.GET."+s+".>")
+			in = append(in, "$JS.API.STREAM.INFO."+s)
+			if s != streams.Changes { // and those of pools
+				in = append(in, "$JS.API.DIRECT.GET."+s+".>")
+			}
 		}
-		return in, []string{"leeward.receipts.>", "leeward.markers.>", "leeward.commands.>", "leeward.barrier.*.order", "leeward.policy.*.set"}
+		in = append(in, "$JS.API.DIRECT.GET.*.leeward.changes.>")
+		return in, []string{"leeward.receipts.>", "leeward.markers.>", "leeward.commands.>", "leeward.barrier.*.order", "leeward.policy.*.set", "leeward.rescue.*.order"}
 	case people:
 		in = []string{
 			"leeward.api.>", "$SRV.>", "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*",

@@ -97,11 +97,12 @@ func agent(name string, groups []string) Rights {
 	p := Rights{}
 	p.Publish.Allow = []string{
 		"leeward.changes.*." + name + ".>", "leeward.events." + name + ".>", "leeward.sums.*." + name + ".>", lease,
-		"leeward.barrier." + name + ".report", "leeward.policy." + name + ".ask",
+		"leeward.barrier." + name + ".report", "leeward.policy." + name + ".ask", "leeward.rescue." + name + ".report",
 		"$JS.API.INFO", whoami,
 	}
 	p.Subscribe.Allow = []string{
 		inbox, "leeward.receipts." + name + ".>", "leeward.commands." + name + ".>", "leeward.barrier." + name + ".order", "leeward.policy." + name + ".set",
+		"leeward.rescue." + name + ".order",
 	}
 	// No consumers: one could be told to deliver anywhere. What an agent reads, it
 	// reads by subject; other forms of the request would read every subject.
@@ -109,6 +110,7 @@ func agent(name string, groups []string) Rights {
 		p.Publish.Allow = append(p.Publish.Allow, "$JS.API.STREAM.INFO."+stream, "$JS.API.DIRECT.GET."+stream+"."+subject)
 	}
 	read(streams.Changes, "leeward.changes.*."+name+".>")
+	p.Publish.Allow = append(p.Publish.Allow, "$JS.API.DIRECT.GET.*.leeward.changes.*."+name+".>") // of pools, too
 	read(streams.Receipts, "leeward.receipts."+name+".>")
 	read("KV_"+streams.Leases, lease)
 	for _, g := range groups {
@@ -124,10 +126,10 @@ func agent(name string, groups []string) Rights {
 func process() Rights {
 	p := Rights{}
 	p.Publish.Allow = []string{
-		"leeward.receipts.>", "leeward.events.>", "leeward.process.>", answers[0], answers[1], "$JS.API.INFO", whoami,
+		"leeward.receipts.>", "leeward.events.>", "leeward.process.>", streams.TapPrefix + ">", answers[0], answers[1], "$JS.API.INFO", whoami,
 		"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.DIRECT.GET.>", "$JS.API.STREAM.MSG.GET.*",
 		"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.CREATE.>",
-		"$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.UNPIN.>", "$JS.API.CONSUMER.RESET." + streams.Changes + ".*", "$JS.ACK.>", "$KV.>",
+		"$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.UNPIN.>", "$JS.API.CONSUMER.RESET.*.*", "$JS.ACK.>", "$KV.>",
 		// It follows the fences, and ends what it followed them by.
 		"$JS.API.CONSUMER.DELETE.KV_" + streams.Fences + ".*",
 		// The table of who owns what is theirs; they make it again when it is gone.
@@ -188,7 +190,7 @@ func tap() Rights {
 		}},
 		// No queue groups: a tap must not stand in line with those who do the work. No
 		// requests and answers of the API: they are not for listeners.
-		Subscribe: Subjects{Allow: []string{inbox, "leeward.>"}, Deny: []string{"leeward.changes.>", "leeward.sums.>", "leeward.api.>", "leeward.commands.>", "leeward.barrier.>", "leeward.policy.>", "leeward.audit.>", "> >"}},
+		Subscribe: Subjects{Allow: []string{inbox, "leeward.>"}, Deny: []string{"leeward.changes.>", "leeward.sums.>", "leeward.api.>", "leeward.commands.>", "leeward.barrier.>", "leeward.policy.>", "leeward.rescue.>", "leeward.audit.>", "> >"}},
 	}
 	for _, s := range tapped {
 		p.Publish.Allow = append(p.Publish.Allow, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)

@@ -162,7 +162,7 @@ func viewChange(m *Change) changeView {
 		v.Prev = short(m.Prev[:])
 	}
 	if b := m.Block; b != nil {
-		v.Block = &blockView{Codec: b.Codec.String(), Raw: b.Raw, Extents: extents(b.Extents), Sums: sums(b.Sums), Data: peek(b.Data)}
+		v.Block = &blockView{Codec: b.Codec.String(), Raw: b.Raw, Extents: extents(b.Extents), Sums: sumTexts(b.Sums), Data: peek(b.Data)}
 	}
 	if c := m.Cut; c != nil {
 		v.Cut = &cutView{Point: c.Point, Group: c.Group, Time: clock(c.Time), Consistency: c.Consistency, Size: c.Size}
@@ -201,7 +201,7 @@ func viewSumsRequest(m *SumsRequest) sumsView {
 }
 
 func viewSumsReply(m *SumsReply) sumsView {
-	return sumsView{Message: "sums reply", Epoch: m.Epoch, Start: m.Start, Sums: sums(m.Sums), Error: m.Error}
+	return sumsView{Message: "sums reply", Epoch: m.Epoch, Start: m.Start, Sums: sumTexts(m.Sums), Error: m.Error}
 }
 
 func clock(nanos int64) string { return time.Unix(0, nanos).UTC().Format(time.RFC3339Nano) }
@@ -221,7 +221,7 @@ func extents(all []Extent) []string {
 	return out
 }
 
-func sums(b []byte) string {
+func sumTexts(b []byte) string {
 	if len(b) == 0 {
 		return "none"
 	}

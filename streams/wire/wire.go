@@ -1,10 +1,11 @@
 package wire
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"hash/crc32"
+
+	"github.com/leeward-dr/leeward/streams/sums"
 )
 
 // Version is the version of every message this package writes, but for changes that
@@ -15,7 +16,7 @@ const (
 )
 
 // BlockSize is the unit of change in bytes.
-const BlockSize = 4096
+const BlockSize = sums.BlockSize
 
 // Limits that decoders enforce before they allocate.
 const (
@@ -62,13 +63,11 @@ type Sum [16]byte
 
 // SumOf returns the sum of one block of BlockSize bytes. Callers that know a block
 // to be zero use the zero Sum and need not call it.
-func SumOf(block []byte) Sum {
-	if IsZero(block) {
-		return Sum{}
-	}
-	h := sha256.Sum256(block)
-	return Sum(h[:16])
-}
+func SumOf(block []byte) Sum { return sums.Of(block) }
+
+// SumsOf puts the sums of the blocks of data, whose length is len(to) blocks, into to. It is
+// faster than SumOf for each.
+func SumsOf(data []byte, to []Sum) { sums.All(data, to) }
 
 // Kind tells what a Change is.
 type Kind uint8
@@ -310,14 +309,4 @@ type SumsReply struct {
 }
 
 // IsZero reports whether b holds nothing but zeros.
-func IsZero(b []byte) bool {
-	for len(b) > len(zeros) {
-		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
-			return false
-		}
-		b = b[len(zeros):]
-	}
-	return bytes.Equal(b, zeros[:len(b)])
-}
-
-var zeros [BlockSize]byte
+func IsZero(b []byte) bool { return sums.IsZero(b) }
