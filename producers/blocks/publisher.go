@@ -28,6 +28,9 @@ type Options struct {
 	// Raw, if it is given, is asked for each message whether compression is left to
 	// the process server.
 	Raw func() bool
+	// Pool is whose process servers handle the changes. Default: the pool that is always
+	// there. Change it with a new epoch only.
+	Pool streams.Pool
 	// Workers compress at the same time. Default: one for each CPU.
 	Workers int
 	// OnLink is told every link before it is published, in order, with the extents
@@ -74,6 +77,9 @@ type Publisher struct {
 
 	links, raw, bytes, refused atomic.Uint64
 	lastError                  atomic.Value // string
+
+	told   time.Time // when the log was told of a refusal
+	untold int       // refusals it was not told of
 }
 
 // item passes through the compressors and the sequencer.
@@ -105,7 +111,7 @@ func Open(ctx context.Context, js jetstream.JetStream, machine, disk string, epo
 	}
 	p := &Publisher{
 		js: js, machine: machine, disk: disk, epoch: epoch, o: opt,
-		subject: streams.ChangesSubject(machine, disk),
+		subject: opt.Pool.ChangesSubject(machine, disk),
 		work:    make(chan *item), order: make(chan *item, 2*opt.Workers),
 	}
 	p.lastError.Store("")
@@ -152,6 +158,12 @@ func (p *Publisher) open(ctx context.Context, o *wire.Open) error {
 }
 
 func (p *Publisher) lastSequence(ctx context.Context) (uint64, error) {
+	if p.o.Pool != "" {
+		// Agents may not ask for more of the stream than this; its bound for a disk is at
+		// least twice as much.
+		p.flight.most = poolFlight
+		return streams.LastSequence(ctx, p.js.Conn(), p.o.Pool.Stream(), p.subject)
+	}
 	s, err := p.js.Stream(ctx, streams.Changes)
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", streams.Changes, err)
@@ -272,13 +284,13 @@ func (p *Publisher) pack(enc *zstd.Encoder, f *frame) (*wire.Block, []byte) {
 	data := f.data()
 	b := &wire.Block{Codec: wire.CodecRaw, Raw: uint32(len(data)), Extents: f.extents, Data: data}
 	b.Sums = make([]byte, 0, 16*f.blocks)
-	for i := range f.blocks {
-		if len(f.sums) > 0 {
-			b.Sums = append(b.Sums, f.sums[i][:]...)
-			continue
-		}
-		s := wire.SumOf(data[i*wire.BlockSize : (i+1)*wire.BlockSize])
-		b.Sums = append(b.Sums, s[:]...)
+	sums := f.sums
+	if len(sums) == 0 {
+		sums = make([]wire.Sum, len(data)/wire.BlockSize)
+		wire.SumsOf(data, sums)
+	}
+	for i := range sums {
+		b.Sums = append(b.Sums, sums[i][:]...)
 	}
 	if len(data) == 0 || p.o.Raw != nil && p.o.Raw() || entropy.Dense(data) {
 		return b, f.buf
@@ -292,6 +304,10 @@ func (p *Publisher) pack(enc *zstd.Encoder, f *frame) (*wire.Block, []byte) {
 	b.Codec, b.Data = wire.CodecZstd, packed[room:]
 	return b, packed
 }
+
+// poolFlight is how many messages may be on their way to a pool's stream, which holds at
+// least twice as many of a disk.
+const poolFlight = 32
 
 // maxFlight is more messages than any window of bytes holds.
 const maxFlight = 1 << 20

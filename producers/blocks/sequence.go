@@ -207,9 +207,18 @@ func (p *Publisher) again(why error) error {
 	return nil
 }
 
+// refusedAgain is how often the log tells of refusals. A disk that is written faster than
+// its site takes it meets them every second, and that is how it is slowed down.
+const refusedAgain = time.Minute
+
 func (p *Publisher) refuse(err error) {
 	defer p.refused.Add(1) // whoever sees the count sees the reason too
-	if p.lastError.Swap(err.Error()) == "" {
-		p.o.Log.Warn("the stream takes no changes, waiting", "machine", p.machine, "disk", p.disk, "error", err)
+	if p.lastError.Swap(err.Error()) != "" {
+		return
+	}
+	p.untold++
+	if now := time.Now(); now.Sub(p.told) >= refusedAgain {
+		p.o.Log.Warn("the stream takes no changes, waiting", "machine", p.machine, "disk", p.disk, "error", err, "times", p.untold)
+		p.told, p.untold = now, 0
 	}
 }

@@ -24,6 +24,8 @@ type Settings struct {
 	// that fence; empty: it may.
 	Fenced string `json:"fenced,omitempty"`
 	Fence  uint64 `json:"fence,omitempty"`
+	// FenceHolder is the one instance that may publish all the same.
+	FenceHolder string `json:"fence_holder,omitempty"`
 }
 
 // Encode returns the bytes of s.
