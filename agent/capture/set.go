@@ -42,6 +42,9 @@ var fullPage = func() *page {
 
 // Add puts blocks start to start+count-1 into the set.
 func (s *Set) Add(start, count uint64) {
+	if count == 1 && s.set(start) {
+		return
+	}
 	if s.pages == nil {
 		s.pages = make(map[uint64]*page)
 	}
@@ -64,6 +67,21 @@ func (s *Set) Add(start, count uint64) {
 		start += n
 		count -= n
 	}
+}
+
+// set puts one block into a page that is a bitmap; false if there is none. A source does
+// this for each small write of a busy disk.
+func (s *Set) set(block uint64) bool {
+	p := s.pages[block>>pageBits]
+	if p == nil || p.words == nil {
+		return false
+	}
+	bit := block & (pageBlocks - 1)
+	if w, mask := &p.words[bit/64], uint64(1)<<(bit%64); *w&mask == 0 { // never of fullPage
+		*w |= mask
+		s.count++
+	}
+	return true
 }
 
 // add sets n bits from bit on and says how many of them were not set.

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -170,6 +172,42 @@ func TestTableInAFile(t *testing.T) {
 	}
 	if _, err := scan.NewTable(8, "/nonexistent"); err == nil || !strings.Contains(err.Error(), "reserve") {
 		t.Errorf("a table in a directory that is not there: %v", err)
+	}
+}
+
+// TestSeedByMany: what several goroutines say of neighbouring parts of a disk is all known.
+func TestSeedByMany(t *testing.T) {
+	const segment, segments = 32 << 10, 4096 // the bits of 64 share a word
+	for range 20 {
+		table, err := scan.NewTable(segment*segments, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for part := range uint64(2) {
+			wg.Go(func() {
+				for s := part; s < segments; s += 2 {
+					if err := table.Seed(s*segment, []wire.Sum{{1}}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		src, err := scan.New(hollow(segment*segments), scan.Options{}, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := src.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		set, err := src.Take(ctx)
+		if err := errors.Join(err, src.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if set.Len() != segments {
+			t.Fatalf("%d of %d blocks that are zero now are found", set.Len(), segments)
+		}
 	}
 }
 

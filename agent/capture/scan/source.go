@@ -82,7 +82,8 @@ func (s *Source) Take(ctx context.Context) (*capture.Set, error) {
 }
 
 // Seed tells what the other side holds at blocks start, start+1, …: call it with
-// what was sent whenever the disk may have changed between Take and reading.
+// what was sent whenever the disk may have changed between Take and reading. Unlike the
+// other methods it may be called by many goroutines.
 func (s *Source) Seed(start uint64, sums []wire.Sum) error { return s.table.Seed(start, sums) }
 
 // Audit implements capture.Source: there is nothing that a scan could have missed.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/leeward-dr/leeward/agent/disk"
@@ -43,6 +44,9 @@ const holeBlocks = wire.MaxSums
 
 const chunkBytes = chunkBlocks * wire.BlockSize
 
+// queueDepth is how many chunks are under way where the kernel keeps a queue.
+const queueDepth = 12
+
 func (o Options) withDefaults() Options {
 	if o.Workers <= 0 {
 		o.Workers = min(2*runtime.NumCPU(), 16)
@@ -55,6 +59,7 @@ type chunk struct {
 	start uint64
 	buf   []byte     // empty for a hole
 	sums  []wire.Sum // never written to for a hole
+	from  *buffer    // nil for a hole
 	err   error
 	done  chan struct{}
 }
@@ -62,21 +67,40 @@ type chunk struct {
 // noSums are those of a hole; never written.
 var noSums [holeBlocks]wire.Sum
 
+// queued is a device of which reads can be under way without a goroutine for each.
+type queued interface {
+	Queue(depth int) (disk.Reads, error)
+}
+
 // sweep reads a device once from o.From to its end, several large reads at a time, sums
-// up its blocks on several CPUs, and calls fn in ascending order. Memory is
-// chunkBytes for each worker and two more.
+// up its blocks on several CPUs, and calls fn in ascending order. Memory is chunkBytes
+// for each read that is under way.
 func sweep(ctx context.Context, dev Device, o Options, fn func(*chunk) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	n := o.Workers + 2
-	free, work, ordered := make(chan *buffer, n), make(chan *chunk, n), make(chan *chunk, n)
-	for range n {
-		free <- &buffer{disk.AlignedBuffer(chunkBytes), make([]wire.Sum, chunkBlocks)}
+	ctx, cancel := context.WithCancelCause(ctx)
+	r := &reading{dev: dev, fail: cancel}
+	depth := o.Workers + 2
+	if q, ok := dev.(queued); ok {
+		if reads, err := q.Queue(queueDepth); err == nil {
+			depth, r.reads = queueDepth, reads
+		}
 	}
+	mem, unmap := room(depth * chunkBytes)
+	defer unmap()
+	free, ordered := make(chan *buffer, depth), make(chan *chunk, depth)
+	for i := range depth {
+		free <- &buffer{i, mem[i*chunkBytes:][:chunkBytes], make([]wire.Sum, chunkBlocks)}
+	}
+	r.work, r.under = make(chan *chunk, depth), make([]atomic.Pointer[chunk], depth)
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
+	defer func() {
+		cancel(nil)
+		wg.Wait()
+		if r.reads != nil {
+			r.reads.Close()
+		}
+	}()
 	wg.Go(func() {
-		defer close(work)
+		defer close(r.work)
 		defer close(ordered)
 		plan(ctx, dev, o, free, func(c *chunk) bool {
 			select {
@@ -84,41 +108,89 @@ func sweep(ctx context.Context, dev Device, o Options, fn func(*chunk) error) er
 			case <-ctx.Done():
 				return false
 			}
-			if c.buf != nil {
-				work <- c // has room for every buffer there is
+			if c.from != nil {
+				r.begin(c)
 			}
 			return true
 		})
 	})
 	for range o.Workers {
-		wg.Go(func() {
-			for c := range work {
-				if c.err = dev.ReadBlocks(ctx, c.start, c.buf); c.err == nil {
-					c.sum()
-				}
-				c.done <- struct{}{}
-			}
-		})
+		wg.Go(func() { r.sum(ctx) })
 	}
 	for c := range ordered {
-		if c.buf != nil {
-			<-c.done
-		}
-		if c.err != nil {
-			return c.err
+		if err := c.await(ctx); err != nil {
+			return err
 		}
 		if err := fn(c); err != nil {
 			return err
 		}
-		if c.buf != nil {
-			free <- &buffer{c.buf[:chunkBytes], c.sums[:chunkBlocks]}
+		if c.from != nil {
+			free <- c.from
 		}
 	}
-	return ctx.Err()
+	return context.Cause(ctx)
+}
+
+// await waits until a chunk has been read and summed up.
+func (c *chunk) await(ctx context.Context) error {
+	if c.from == nil {
+		return nil
+	}
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// reading is what the goroutines of a sweep share.
+type reading struct {
+	dev   Device
+	reads disk.Reads              // nil: each goroutine waits for the read it has begun
+	work  chan *chunk             // that were begun, or are to be; has room for every buffer there is
+	under []atomic.Pointer[chunk] // reads under way, by tag
+	fail  context.CancelCauseFunc
+}
+
+// begin begins to read a chunk.
+func (r *reading) begin(c *chunk) {
+	if r.reads != nil {
+		r.under[c.from.tag].Store(c)
+		if c.err = r.reads.Submit(c.from.tag, c.start, c.buf); c.err != nil {
+			c.done <- struct{}{}
+			return
+		}
+	}
+	r.work <- c
+}
+
+// sum sums up chunks that have been read until there are no more. With a queue the chunk
+// that it is told of says only that one more is under way.
+func (r *reading) sum(ctx context.Context) {
+	for c := range r.work {
+		if r.reads == nil {
+			c.err = r.dev.ReadBlocks(ctx, c.start, c.buf)
+		} else {
+			tag, err := r.reads.Wait()
+			if tag < 0 {
+				r.fail(err)
+				return
+			}
+			c = r.under[tag].Load()
+			c.err = err
+		}
+		if c.err == nil && ctx.Err() == nil {
+			c.sum()
+		}
+		c.done <- struct{}{}
+		runtime.Gosched() // to whoever hands on what is done, and begins to read again
+	}
 }
 
 // buffer is what a chunk of data needs.
 type buffer struct {
+	tag  int
 	buf  []byte
 	sums []wire.Sum
 }
@@ -151,7 +223,7 @@ func plan(ctx context.Context, dev Device, o Options, free <-chan *buffer, emit 
 			return
 		}
 		n := int(min(chunkBlocks, end-at))
-		if !emit(&chunk{start: at, buf: b.buf[:n*wire.BlockSize], sums: b.sums[:n], done: make(chan struct{}, 1)}) {
+		if !emit(&chunk{start: at, buf: b.buf[:n*wire.BlockSize], sums: b.sums[:n], from: b, done: make(chan struct{}, 1)}) {
 			return
 		}
 		at += uint64(n)
@@ -194,9 +266,7 @@ func (c *chunk) sum() {
 			clear(sums)
 			continue
 		}
-		for i := range sums {
-			sums[i] = wire.SumOf(run[i*wire.BlockSize : (i+1)*wire.BlockSize])
-		}
+		wire.SumsOf(run, sums)
 	}
 }
 

@@ -2,6 +2,7 @@ package scan
 
 import (
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"github.com/leeward-dr/leeward/streams/wire"
@@ -11,8 +12,10 @@ import (
 // block, at first. Its memory is outside Go's heap, so that gigabytes of sums do
 // not make the collector generous, and stays untouched where blocks are zero. With a
 // directory it is a nameless file there: what was looked at long ago need not stay in
-// memory.
+// memory. Its methods may be called by many goroutines, but for Close: while a disk is
+// compared, one says what the vault holds and another what is sent.
 type Table struct {
+	mu      sync.Mutex // guards all of it
 	mem     []byte
 	sums    []wire.Sum
 	touched []uint64 // a bit for each segment that holds a sum that is not zero
@@ -59,6 +62,8 @@ func (t *Table) Seed(start uint64, sums []wire.Sum) error {
 // update stores sums and calls differ with each run of blocks that had others. A run
 // ends with its segment.
 func (t *Table) update(start uint64, sums []wire.Sum, differ func(start, count uint64)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for len(sums) > 0 {
 		n := int(min(segmentBlocks-start%segmentBlocks, uint64(len(sums))))
 		t.updateSegment(start, sums[:n], differ)

@@ -23,13 +23,39 @@
 // Not seen are: commands that a program sends to the drive past the block layer
 // (SG_IO, nvme passthrough), writes of other machines to a shared disk, writes to
 // the file behind a loop device, and everything written while no Source runs.
-// Where a drive takes several ranges in one discard (queue/max_discard_segments) the
-// kernel may join discards of different places into one request, of which the event
-// names the first place only: the others are seen when they are next written, and
-// until then the copy may hold old bytes in free space. Guarantee says so.
+// A disk that is made smaller and grown back while no agent runs looks as it did where the
+// kernel's log left that out (it writes ten such lines in five seconds) and on kernels that
+// make events only of lines that go to a console.
 // Devices that pass requests on without making any of their own (device mapper,
 // md, zram, pmem, nvme multipath) are refused with capture.ErrUnsupported:
 // protect the disks below them. So are zoned devices.
+//
+// # Joined discards
+//
+// A drive that takes several ranges in one discard (queue/max_discard_segments) gets
+// discards of different places joined into one request, of which the event names the first
+// place only. On such a disk block_bio_queue is followed too, for discards: it names each
+// place when it is handed to the block layer. What was handed over is in every Take until
+// the sectors completed are as many as those handed over, at one moment: then nothing is
+// under way. More completed than handed over is a loss. The event has the number of the
+// partition, and sectors of the whole disk. Below a linear md or bcache, which pass on the
+// bio that they were given, it is not raised: there only first places are seen, and
+// Guarantee says so.
+//
+// # Another size
+//
+// What is cut off a disk that is made smaller comes back as something else when it grows,
+// and no write tells. The kernel's log says both sizes, and its lines are events
+// (printk:console) that go into the same ring: everything between two sizes is marked. As
+// the log leaves lines out when there are many, the driver also counts what device managers
+// are told (netlink): more of that than of lines is a loss.
+//
+// # Asleep
+//
+// A machine that hibernates writes its memory to a swap area, and wakes up with rings and
+// counters that know nothing of that. So the clock that goes on while a machine is suspended
+// is held against the one that does not, at each Take and when a record is taken over:
+// having slept is a loss.
 //
 // # When the agent is down
 //
@@ -51,7 +77,9 @@
 //	0     magic, phase (0; ring<<2|1 while the inbox is filled; ring<<2|2 while sums are
 //	      added), redo: events, sectors, discarded; sectors, discarded; ledger low, high;
 //	      mark in force (0 none, 1, 2); two marks of epoch and number; first and last
-//	      epoch of the unbroken run; ledger of discards low, high
+//	      epoch of the unbroken run; ledger of discards low, high; sectors of discards
+//	      handed over: redo, sum, and what was completed of older ones; nanoseconds that
+//	      the machine had been suspended when recording began
 //	512   head: JSON, filled up with zeros (type head)
 //	4096  inbox, one ring page; then for each ring: events read, losses to start from;
 //	      then two maps, a bit for head.granule blocks of 4096 bytes, at most 4 MiB each

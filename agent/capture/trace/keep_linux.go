@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/leeward-dr/leeward/agent/capture"
 )
@@ -53,7 +54,7 @@ func (s *Source) headNow() (head, error) {
 	return head{
 		Boot: strings.TrimSpace(string(boot)), Device: fmt.Sprintf("%d:%d", s.dev.Major(), s.dev.Minor()),
 		Sequence: s.dev.Sequence(), Identity: s.dev.Identity(), Size: s.dev.Size(),
-		Filter: filterOf(s.dev.Major(), s.dev.Minor()), PageSize: len(s.page), CPUs: len(cpus), Granule: granule(s.dev.Blocks()),
+		Filter: filters(s.watches()), PageSize: len(s.page), CPUs: len(cpus), Granule: granule(s.dev.Blocks()),
 	}, nil
 }
 
@@ -95,10 +96,10 @@ func (s *Source) takeOver(now head) (err error) {
 		if err != nil {
 			s.closeFiles()
 			s.inst.unpin()
-			s.inst, s.page, s.blocks, s.broken, s.set, s.seen = nil, page, s.dev.Blocks(), nil, new(capture.Set), sums{}
+			s.inst, s.page, s.blocks, s.broken, s.set, s.seen, s.flight = nil, page, s.dev.Blocks(), nil, new(capture.Set), sums{}, newFlight()
 		}
 	}()
-	if err := s.inst.as(now.Filter); err != nil {
+	if err := s.inst.as(s.watches()); err != nil {
 		return err
 	}
 	if err := s.openFiles(); err != nil {
@@ -116,8 +117,15 @@ func (s *Source) takeOver(now head) (err error) {
 		return err
 	}
 	if s.rec.head.Size < now.Size {
-		return s.grow(now)
+		if err := s.grow(now); err != nil {
+			return err
+		}
 	}
+	if err := s.listen(); err != nil {
+		return err
+	}
+	s.drain() // what the log said until here nobody else was told
+	s.heard.said = 0
 	return nil
 }
 
@@ -170,13 +178,20 @@ func (s *Source) account() error {
 			return fmt.Errorf("%d events of a ring were read, %d are accounted for", c.read, r.got)
 		}
 	}
+	s.awake = time.Duration(rec.live[wordSlept])
+	s.doze()
 	if s.broken != nil {
 		return s.broken
 	}
+	s.flight = newFlight()
+	s.flight.before = rec.live[wordBefore]
 	s.ledger = ledger{rec.live[wordLedgerLo], rec.live[wordLedgerHi]}
 	s.freed = ledger{rec.live[wordDiscardLo], rec.live[wordDiscardHi]}
 	rec.unseal() // the second map into the first
 	s.set = rec.kept(s.blocks)
+	if s.joins {
+		s.flight.pending = rec.kept(s.blocks) // what of it is under way is not known
+	}
 	return nil
 }
 
@@ -185,7 +200,8 @@ func (s *Source) keepLedger() {
 	if s.rec == nil || s.rec.mem == nil {
 		return
 	}
-	s.rec.live[wordSeen], s.rec.live[wordDiscarded] = s.seen.written, s.seen.discarded
+	s.rec.live[wordSeen], s.rec.live[wordDiscarded], s.rec.live[wordQueued] = s.seen.written, s.seen.discarded, s.seen.queued
+	s.rec.live[wordBefore], s.rec.live[wordSlept] = s.flight.before, uint64(s.awake)
 	s.rec.live[wordDiscardLo], s.rec.live[wordDiscardHi] = s.freed.lo, s.freed.hi
 	s.rec.live[wordLedgerLo], s.rec.live[wordLedgerHi] = s.ledger.lo, s.ledger.hi
 }
@@ -218,7 +234,17 @@ func (s *Source) Fits(base capture.Mark) (err error) {
 func (s *Source) Opening(epoch uint64) { s.kept(func(r *record) { r.opening(epoch) }) }
 
 // Seal implements capture.Keeper.
-func (s *Source) Seal(m capture.Mark) { s.kept(func(r *record) { r.seal(m, s.set) }) }
+func (s *Source) Seal(m capture.Mark) {
+	s.kept(func(r *record) {
+		open := s.set
+		if s.flight.pending.Len() > 0 {
+			open = new(capture.Set)
+			open.Merge(s.set)
+			open.Merge(s.flight.pending)
+		}
+		r.seal(m, open)
+	})
+}
 
 // Confirm implements capture.Keeper.
 func (s *Source) Confirm(m capture.Mark) { s.kept(func(r *record) { r.confirm(m) }) }

@@ -18,6 +18,22 @@ type layout struct {
 	count      field
 	rwbs       field
 	minimum    int // bytes an event must have
+
+	bio  bioLayout  // of block_bio_queue; its id is 0 where that is not followed
+	text textLayout // of the kernel's log; likewise
+}
+
+// bioLayout is where things are in the event of a bio that is handed to a device.
+type bioLayout struct {
+	id                       uint16
+	dev, sector, count, rwbs field
+	minimum                  int
+}
+
+// textLayout is where the text is in the event of a line of the kernel's log.
+type textLayout struct {
+	id  uint16
+	msg field // a word: where in the event, and above 16 bits how long
 }
 
 type field struct{ off, size int }
@@ -30,28 +46,52 @@ func parseLayout(format, headerPage []byte) (layout, error) {
 	if (l.commitSize != 4 && l.commitSize != 8) || l.dataOff != 8+l.commitSize || l.pageSize <= l.dataOff || l.pageSize > 1<<20 {
 		return layout{}, fmt.Errorf("the page header %v is of an unknown shape", fields)
 	}
-	id, err := parseID(string(format))
+	var err error
+	l.id, l.minimum, err = parseEvent(format, want{"sector", &l.sector, 8, 8}, want{"nr_sector", &l.count, 4, 4}, want{"rwbs", &l.rwbs, 1, 64})
 	if err != nil {
 		return layout{}, err
 	}
-	l.id = id
-	fields = parseFields(string(format))
-	if c := fields["common_type"]; c != (field{0, 2}) {
-		return layout{}, fmt.Errorf("field common_type is at %d with %d bytes, want 0 with 2", c.off, c.size)
+	return l, nil
+}
+
+// parseBio reads the format file of block_bio_queue.
+func parseBio(format []byte) (b bioLayout, err error) {
+	b.id, b.minimum, err = parseEvent(format, want{"dev", &b.dev, 4, 4}, want{"sector", &b.sector, 8, 8}, want{"nr_sector", &b.count, 4, 4}, want{"rwbs", &b.rwbs, 1, 64})
+	return b, err
+}
+
+// parseText reads the format file of the event of the kernel's log.
+func parseText(format []byte) (t textLayout, err error) {
+	t.id, _, err = parseEvent(format, want{"msg", &t.msg, 4, 4})
+	return t, err
+}
+
+// want is a field that an event must have.
+type want struct {
+	name     string
+	to       *field
+	min, max int // bytes
+}
+
+// parseEvent reads an event's format file: its id, where the fields are, and how many
+// bytes an event has at least.
+func parseEvent(format []byte, all ...want) (id uint16, minimum int, err error) {
+	if id, err = parseID(string(format)); err != nil {
+		return 0, 0, err
 	}
-	for _, f := range []struct {
-		name     string
-		to       *field
-		min, max int
-	}{{"sector", &l.sector, 8, 8}, {"nr_sector", &l.count, 4, 4}, {"rwbs", &l.rwbs, 1, 64}} {
+	fields := parseFields(string(format))
+	if c := fields["common_type"]; c != (field{0, 2}) {
+		return 0, 0, fmt.Errorf("field common_type is at %d with %d bytes, want 0 with 2", c.off, c.size)
+	}
+	for _, f := range all {
 		got, ok := fields[f.name]
 		if !ok || got.size < f.min || got.size > f.max || got.off < 0 || got.off > 4096 {
-			return layout{}, fmt.Errorf("field %s is missing or of an unknown shape", f.name)
+			return 0, 0, fmt.Errorf("field %s is missing or of an unknown shape", f.name)
 		}
 		*f.to = got
-		l.minimum = max(l.minimum, got.off+got.size)
+		minimum = max(minimum, got.off+got.size)
 	}
-	return l, nil
+	return id, minimum, nil
 }
 
 func parseID(text string) (uint16, error) {

@@ -315,3 +315,57 @@ func zram(t *testing.T) string {
 	}
 	return "/dev/zram" + number
 }
+
+// shrinks makes a disk smaller and grows it back, until the kernel has said so in its log:
+// it leaves lines out when there are many, and other tests make disks too.
+func (k *kept) shrinks(small, large int64) {
+	k.Helper()
+	lines := func() int {
+		buf := make([]byte, 4<<20)
+		got, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, buf)
+		k.must(err)
+		return strings.Count(string(buf[:got]), fmt.Sprintf("%s: detected capacity change from %d to %d\n", k.dev.Name(), large/512, small/512))
+	}
+	before := lines()
+	disktest.Eventually(k, waitLong, "the kernel to say that the disk was resized", func() bool {
+		k.resize(small)
+		k.resize(large)
+		return lines() > before
+	})
+}
+
+// A disk that was made smaller and grown back holds something else where it was cut,
+// though nobody wrote there.
+func TestMadeSmallerAndGrownBack(t *testing.T) {
+	k := newKept(t, trace.Options{})
+	k.write(0, 4096)
+	k.takes(0)
+	k.settle()
+	k.must(k.src.Close())
+	k.shrinks(5*mib, 8*mib) // while no agent runs
+	k.open()
+	k.must(k.src.Resumed())
+	var tail []uint64
+	for b := uint64(5 * mib / 4096); b < 8*mib/4096; b++ {
+		tail = append(tail, b)
+	}
+	k.takes(tail...)
+	k.must(k.audit())
+	lost := 0
+	for range 20 { // more than the kernel's log takes
+		k.resize(6 * mib)
+		k.resize(8 * mib)
+		set, err := k.src.Take(context.Background())
+		switch {
+		case err == nil && (set.Len() != 512 || !set.Has(8*mib/4096-1)):
+			t.Errorf("%d blocks were taken", set.Len())
+		case err != nil && (!errors.Is(err, capture.ErrLost) || !strings.Contains(err.Error(), "not known to what")):
+			t.Fatal(err)
+		case err != nil:
+			lost++
+		}
+	}
+	t.Logf("of 20 times the kernel left %d out of its log", lost)
+	k.takes()
+	k.must(k.audit())
+}

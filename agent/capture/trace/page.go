@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 )
@@ -28,11 +29,18 @@ type event struct {
 	kind   kind
 }
 
-// page reads the events of one page as the kernel wrote it and calls fn with each
-// event of the layout's kind. missed says that events before it were lost, records
+// sink is what is called with the events of a page.
+type sink struct {
+	done   func(event)               // a request was completed
+	queued func(dev uint32, e event) // a bio was handed to a disk or partition; may be nil
+	said   func(text []byte)         // a line of the kernel's log; may be nil
+}
+
+// page reads the events of one page as the kernel wrote it and calls to with each
+// event of the layout's kinds. missed says that events before it were lost, records
 // is how many records of any kind the kernel counts on it. It allocates nothing; b
 // may hold anything.
-func (l *layout) page(b []byte, fn func(event)) (missed bool, records uint64, err error) {
+func (l *layout) page(b []byte, to *sink) (missed bool, records uint64, err error) {
 	if len(b) < l.dataOff {
 		return false, 0, fmt.Errorf("%w: %d bytes are less than a header", errPage, len(b))
 	}
@@ -48,19 +56,45 @@ func (l *layout) page(b []byte, fn func(event)) (missed bool, records uint64, er
 	}
 	data := b[l.dataOff : l.dataOff+int(length)]
 	for len(data) > 0 {
+		if size := l.quick(data, to.done); size > 0 {
+			records++
+			data = data[size:]
+			continue
+		}
 		payload, size, err := cutRecord(data)
 		if err != nil {
 			return missed, records, err
 		}
 		if payload != nil {
 			records++
-			if err := l.event(payload, fn); err != nil {
+			if err := l.event(payload, to); err != nil {
 				return missed, records, err
 			}
 		}
 		data = data[size:]
 	}
 	return missed, records, nil
+}
+
+// quick does what cutRecord and event do for a record of the commonest kind: a request
+// completed, its length in its type. It returns the size, 0 if it is not for this record.
+func (l *layout) quick(data []byte, done func(event)) (size int) {
+	if bigEndian || len(data) < 4+l.minimum {
+		return 0
+	}
+	typ := int(order.Uint32(data) & 31)
+	size = 4 + 4*typ
+	if typ == typeLong || typ >= typePadding || size > len(data) || size < 4+l.minimum {
+		return 0
+	}
+	p := data[4:size]
+	if order.Uint16(p) != l.id {
+		return 0
+	}
+	if e, ok := eventOf(p, l.sector, l.count, l.rwbs); ok {
+		done(e)
+	}
+	return size
 }
 
 // cutRecord cuts the first record off data: its payload, nil if it carries none, and
@@ -103,25 +137,56 @@ func cutRecord(data []byte) (payload []byte, size int, err error) {
 }
 
 // event reads one event's payload.
-func (l *layout) event(p []byte, fn func(event)) error {
+func (l *layout) event(p []byte, to *sink) error {
 	if len(p) < 2 {
 		return fmt.Errorf("%w: event of %d bytes", errPage, len(p))
 	}
-	if order.Uint16(p) != l.id {
-		return nil // the ring may carry other events, for example markers
+	switch id := order.Uint16(p); {
+	case id == l.id:
+		if len(p) < l.minimum {
+			return fmt.Errorf("%w: event of %d bytes, want %d", errPage, len(p), l.minimum)
+		}
+		if e, ok := eventOf(p, l.sector, l.count, l.rwbs); ok {
+			to.done(e)
+		}
+	case id == l.bio.id && to.queued != nil:
+		if len(p) < l.bio.minimum {
+			return fmt.Errorf("%w: event of a bio of %d bytes, want %d", errPage, len(p), l.bio.minimum)
+		}
+		if e, ok := eventOf(p, l.bio.sector, l.bio.count, l.bio.rwbs); ok {
+			to.queued(order.Uint32(p[l.bio.dev.off:]), e)
+		}
+	case id == l.text.id && to.said != nil:
+		text, ok := textOf(p, l.text.msg)
+		if !ok {
+			return fmt.Errorf("%w: text lies outside its event of %d bytes", errPage, len(p))
+		}
+		to.said(text)
 	}
-	if len(p) < l.minimum {
-		return fmt.Errorf("%w: event of %d bytes, want %d", errPage, len(p), l.minimum)
-	}
+	return nil // the ring may carry other events, for example markers
+}
+
+func eventOf(p []byte, sector, count, rwbs field) (event, bool) {
 	e := event{
-		sector: order.Uint64(p[l.sector.off:]),
-		count:  order.Uint32(p[l.count.off:]),
-		kind:   kindOf(p[l.rwbs.off : l.rwbs.off+l.rwbs.size]),
+		sector: order.Uint64(p[sector.off:]),
+		count:  order.Uint32(p[count.off:]),
+		kind:   kindOf(p[rwbs.off : rwbs.off+rwbs.size]),
 	}
-	if e.kind != kindNone && e.count > 0 {
-		fn(e)
+	return e, e.kind != kindNone && e.count > 0
+}
+
+// textOf is the text to which a word of an event points.
+func textOf(p []byte, word field) ([]byte, bool) {
+	if word.off+word.size > len(p) {
+		return nil, false
 	}
-	return nil
+	w := order.Uint32(p[word.off:])
+	from, n := int(w&0xffff), int(w>>16)
+	if from+n > len(p) {
+		return nil, false
+	}
+	text, _, _ := bytes.Cut(p[from:from+n], []byte{0})
+	return text, true
 }
 
 // blocks are the blocks of 4096 bytes that an event touches, cut at the end of a

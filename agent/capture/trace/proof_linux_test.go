@@ -20,8 +20,12 @@ import (
 
 const waitLong = 30 * time.Second
 
-// TestMain lets this binary be its own guard, and the process that TestKilled kills.
+// TestMain lets this binary be its own guard, the process that TestKilled kills, and the
+// first process of the guest of TestJoinedDiscards.
 func TestMain(m *testing.M) {
+	if os.Getpid() == 1 && os.Getenv(guestMark) != "" {
+		guestMain(m)
+	}
 	if len(os.Args) > 1 && os.Args[1] == "guard" {
 		os.Exit(quiesce.GuardMain())
 	}

@@ -39,6 +39,10 @@ const (
 	wordLast
 	wordDiscardLo
 	wordDiscardHi
+	wordRedoQueued
+	wordQueued // sectors of discards that were handed to the disk, where that is followed
+	wordBefore // sectors of discards that were handed over before that began
+	wordSlept  // nanoseconds that the machine had been suspended when recording began
 )
 
 const (

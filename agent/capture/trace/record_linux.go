@@ -194,6 +194,7 @@ func (r *record) commit(cpu int, records uint64, of sums) {
 	r.live[wordRedoRecords] = r.cpus[2*cpu] + records
 	r.live[wordRedoSeen] = r.live[wordSeen] + of.written
 	r.live[wordRedoDiscarded] = r.live[wordDiscarded] + of.discarded
+	r.live[wordRedoQueued] = r.live[wordQueued] + of.queued
 	r.set(wordPhase, uint64(cpu)<<2|phaseRedo)
 	r.redo(cpu)
 }
@@ -202,6 +203,7 @@ func (r *record) redo(cpu int) {
 	r.cpus[2*cpu] = r.live[wordRedoRecords]
 	r.live[wordSeen] = r.live[wordRedoSeen]
 	r.live[wordDiscarded] = r.live[wordRedoDiscarded]
+	r.live[wordQueued] = r.live[wordRedoQueued]
 	r.idle()
 }
 
@@ -269,7 +271,9 @@ func (r *record) confirm(m capture.Mark) {
 }
 
 // seen is what all events so far add up to.
-func (r *record) seen() sums { return sums{r.live[wordSeen], r.live[wordDiscarded]} }
+func (r *record) seen() sums {
+	return sums{r.live[wordSeen], r.live[wordDiscarded], r.live[wordQueued]}
+}
 
 // mark is what the vault has confirmed, false if nothing is certain.
 func (r *record) mark() (capture.Mark, bool) {

@@ -82,30 +82,35 @@ func (r *ring) counters(buf []byte) (counters, error) {
 }
 
 // switches are the files that say whether the instance still records.
-type switches struct{ on, enabled *os.File }
+type switches []*os.File
 
-func (in *instance) openSwitches() (switches, error) {
-	on, err := os.Open(filepath.Join(in.dir, "tracing_on"))
-	if err != nil {
-		return switches{}, err
+func (in *instance) openSwitches(all []watched) (switches, error) {
+	names := []string{"tracing_on"}
+	for _, w := range all {
+		names = append(names, filepath.Join(w.event, "enable"))
 	}
-	enabled, err := os.Open(filepath.Join(in.dir, eventPath, "enable"))
-	if err != nil {
-		_ = on.Close()
-		return switches{}, err
+	var s switches
+	for _, n := range names {
+		f, err := os.Open(filepath.Join(in.dir, n))
+		if err != nil {
+			s.close()
+			return nil, err
+		}
+		s = append(s, f)
 	}
-	return switches{on, enabled}, nil
+	return s, nil
 }
 
 func (s switches) close() {
-	_ = s.on.Close()
-	_ = s.enabled.Close()
+	for _, f := range s {
+		_ = f.Close()
+	}
 }
 
-// recording says whether both switches are on.
+// recording says whether all switches are on.
 func (s switches) recording() bool {
 	var b [8]byte
-	for _, f := range []*os.File{s.on, s.enabled} {
+	for _, f := range s {
 		if n, err := f.ReadAt(b[:], 0); n < 1 || (err != nil && n == 0) || b[0] != '1' {
 			return false
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -21,16 +20,22 @@ type Source struct {
 	opt Options
 	lay layout
 
+	kernelName string // of the disk in the kernel's log and in what device managers are told
+
+	slept func() (time.Duration, error) // how long the machine was suspended so far
+
 	inst  *instance
 	rings []*ring
 	sw    switches
+	joins bool // the kernel may join discards of this disk, and all that are handed to it are followed
 	stop  chan struct{}
 	wg    sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
 	page    []byte
-	mark    func(event)
-	blocks  uint64 // of the disk, as far as it is followed
+	sink    *sink
+	own     map[uint32]bool // device numbers that were looked up: is it the disk or a partition of it
+	blocks  uint64          // of the disk, as far as it is followed
 	set     *capture.Set
 	broken  error   // why changes may have been missed; nil if none were
 	part    sums    // of the page that is being looked at
@@ -38,13 +43,16 @@ type Source struct {
 	rec     *record // nil if nothing is kept
 	resumed error   // why nothing was taken over
 	discard bool
-	ledger  ledger // of sectors written
-	freed   ledger // of sectors discarded
+	ledger  ledger        // of sectors written
+	freed   ledger        // of sectors discarded
+	flight  flight        // discards under way
+	heard   heard         // of the disk's size
+	awake   time.Duration // what slept said when recording began
 	stats   Stats
 }
 
 // sums are what the events of a page add up to.
-type sums struct{ written, discarded uint64 }
+type sums struct{ written, discarded, queued uint64 }
 
 var (
 	_ capture.Source = (*Source)(nil)
@@ -79,9 +87,19 @@ func New(dev *disk.Disk, o Options) (*Source, error) {
 	if err != nil {
 		return nil, unsupported("%w", err)
 	}
-	s := &Source{dev: dev, opt: o, lay: lay, blocks: dev.Blocks(), set: new(capture.Set)}
+	s := &Source{dev: dev, opt: o, lay: lay, blocks: dev.Blocks(), set: new(capture.Set), flight: newFlight(), own: make(map[uint32]bool),
+		slept: slept, kernelName: strings.ReplaceAll(dev.Name(), "!", "/")}
 	s.page = make([]byte, max(lay.pageSize, os.Getpagesize()))
-	s.mark = s.markEvent
+	s.sink = &sink{done: s.markEvent}
+	if joined(dev) && !rerouted(dev) {
+		if s.lay.bio, err = readBio(o.TracingRoot); err != nil {
+			return nil, unsupported("discards of several places are joined on %s, and cannot be followed: %w", dev.Path(), err)
+		}
+		s.joins, s.sink.queued = true, s.queueEvent
+	}
+	if s.lay.text, err = readText(o.TracingRoot); err == nil {
+		s.sink.said = s.logEvent
+	}
 	return s, nil
 }
 
@@ -109,7 +127,7 @@ func (s *Source) Guarantee() string {
 	if !s.counted() {
 		text += " except by the kernel's counters, which are off (queue/iostats is 0)"
 	}
-	if n, err := strconv.Atoi(sysLine(s.dev, "queue/max_discard_segments")); err == nil && n > 1 {
+	if joined(s.dev) && !s.joins {
 		text += "; of discards that the kernel joined only the first place is seen: free space may hold old bytes"
 	}
 	if f := s.dev.Backing(); f != "" {
@@ -160,7 +178,7 @@ func (s *Source) run() {
 
 // begin sets the rings up, calls ready, and switches them on.
 func (s *Source) begin(ready func() error) error {
-	if err := s.inst.configure(filterOf(s.dev.Major(), s.dev.Minor()), s.opt.BufferKB); err != nil {
+	if err := s.inst.configure(s.watches(), s.opt.BufferKB); err != nil {
 		return err
 	}
 	if err := s.openFiles(); err != nil {
@@ -176,12 +194,23 @@ func (s *Source) begin(ready func() error) error {
 	return s.switchOn()
 }
 
+// listen begins to hear of changes of the disk's size.
+func (s *Source) listen() (err error) {
+	s.heard.close()
+	path, err := filepath.EvalSymlinks(sysDir(s.dev))
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", s.dev.Path(), err)
+	}
+	s.heard, err = newHeard(path)
+	return err
+}
+
 // openFiles opens what is read all the time.
 func (s *Source) openFiles() (err error) {
 	if s.rings, err = s.inst.openRings(); err != nil {
 		return err
 	}
-	s.sw, err = s.inst.openSwitches()
+	s.sw, err = s.inst.openSwitches(s.watches())
 	return err
 }
 
@@ -195,6 +224,9 @@ func (s *Source) switchOn() error {
 	if err != nil {
 		return err
 	}
+	if err := errors.Join(s.listen(), s.wake()); err != nil {
+		return err
+	}
 	if err := s.inst.write("tracing_on", "1"); err != nil {
 		return err
 	}
@@ -203,10 +235,23 @@ func (s *Source) switchOn() error {
 	if err != nil {
 		return err
 	}
-	s.seen = sums{}
+	s.seen, s.flight = sums{}, newFlight()
 	s.ledger, s.freed = newLedger(before.written, after.written), newLedger(before.discarded, after.discarded)
+	s.calm()
 	s.keepLedger()
 	return nil
+}
+
+// watches are the events that are recorded.
+func (s *Source) watches() []watched {
+	all := []watched{{eventPath, filterOf(s.dev.Major(), s.dev.Minor())}}
+	if s.joins {
+		all = append(all, watched{queuePath, queueFilter})
+	}
+	if s.lay.text.id != 0 {
+		all = append(all, watched{logPath, logFilter(s.kernelName)})
+	}
+	return all
 }
 
 // Close implements capture.Source. With a kept record the kernel goes on recording,
@@ -247,10 +292,9 @@ func (s *Source) release(remove bool) (err error) {
 func (s *Source) closeFiles() {
 	closeRings(s.rings)
 	s.rings = nil
-	if s.sw.on != nil {
-		s.sw.close()
-		s.sw = switches{}
-	}
+	s.heard.close()
+	s.sw.close()
+	s.sw = nil
 }
 
 // drainLoop keeps the rings from filling up.

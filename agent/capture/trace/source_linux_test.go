@@ -43,8 +43,13 @@ func writer(t testing.TB, path string) *os.File {
 
 func TestConforms(t *testing.T) {
 	disktest.NeedRoot(t)
+	conforms(t, func(t *testing.T) string { return disktest.Loop(t, 8*mib) })
+}
+
+// conforms runs the kit on disks that another function makes.
+func conforms(t *testing.T, fresh func(*testing.T) string) {
 	capturetest.Run(t, func(t *testing.T) *capturetest.Env {
-		path := disktest.Loop(t, 8*mib)
+		path := fresh(t)
 		dev, out := open(t, path), writer(t, path)
 		o := trace.Options{Keep: t.TempDir()}
 		next := func() capture.Source {

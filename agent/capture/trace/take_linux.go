@@ -41,13 +41,26 @@ func (s *Source) breaks(err error) {
 // drain reads every ring until it is empty.
 func (s *Source) drain() {
 	began := time.Now()
-	for _, r := range s.rings {
-		s.drainRing(r)
+	if err := s.heard.read(s.kernelName); err != nil {
+		s.breaks(err)
+	}
+	empty := s.drainRings()
+	if s.joins && empty {
+		s.land()
 	}
 	s.stats.Busy += time.Since(began)
 }
 
-func (s *Source) drainRing(r *ring) {
+// drainRings says whether every ring was seen empty.
+func (s *Source) drainRings() (empty bool) {
+	empty = true
+	for _, r := range s.rings {
+		empty = s.drainRing(r) && empty
+	}
+	return empty
+}
+
+func (s *Source) drainRing(r *ring) (empty bool) {
 	// Reading is far faster than writing, but must end even if it were not.
 	for limit := 4 * s.opt.BufferKB << 10 / len(s.page); limit > 0; limit-- {
 		if s.rec != nil {
@@ -56,26 +69,27 @@ func (s *Source) drainRing(r *ring) {
 		n, err := r.read(s.page)
 		if err != nil {
 			s.breaks(err)
-			return
+			return false
 		}
 		if n == 0 {
 			if s.rec != nil {
 				s.rec.idle()
 			}
-			return
+			return true
 		}
 		s.stats.Pages++
 		if err := s.look(r, s.page[:n]); err != nil {
 			s.breaks(err)
-			return
+			return false
 		}
 	}
+	return false
 }
 
 // look marks what is on a page and adds it up.
 func (s *Source) look(r *ring, page []byte) error {
 	s.part = sums{}
-	missed, records, err := s.lay.page(page, s.mark)
+	missed, records, err := s.lay.page(page, s.sink)
 	if err != nil {
 		return err
 	}
@@ -85,6 +99,7 @@ func (s *Source) look(r *ring, page []byte) error {
 	r.got += records
 	s.seen.written += s.part.written
 	s.seen.discarded += s.part.discarded
+	s.seen.queued += s.part.queued
 	s.stats.Sectors += s.part.written
 	s.stats.Discarded += s.part.discarded
 	if s.rec != nil {
@@ -119,6 +134,8 @@ func (s *Source) drainAll() {
 			break
 		}
 	}
+	s.sizes()
+	s.doze()
 	if !s.sw.recording() {
 		s.breaks(errors.New("somebody switched recording off"))
 	}
@@ -143,6 +160,7 @@ func (s *Source) Take(ctx context.Context) (*capture.Set, error) {
 	}
 	taken := s.set
 	s.set = new(capture.Set)
+	taken.Merge(s.flight.pending)
 	return taken, nil
 }
 
@@ -166,7 +184,7 @@ func (s *Source) lose() error {
 	// again with an empty ledger.
 	again := errors.Join(
 		s.inst.write("tracing_on", "0"),
-		s.inst.write(filepath.Join(eventPath, "enable"), "1"),
+		s.inst.enable(s.watches()),
 	)
 	s.drain()
 	var text [512]byte
@@ -178,7 +196,7 @@ func (s *Source) lose() error {
 			}
 		}
 	}
-	s.set, s.broken = new(capture.Set), nil
+	s.set, s.broken, s.flight = new(capture.Set), nil, newFlight()
 	if again = errors.Join(again, s.switchOn()); again != nil {
 		s.breaks(again)
 	}

@@ -15,6 +15,8 @@ import (
 
 const (
 	eventPath    = "events/block/block_rq_complete"
+	queuePath    = "events/block/block_bio_queue"
+	logPath      = "events/printk/console"
 	instanceMark = "leeward-"
 )
 
@@ -43,6 +45,21 @@ func readLayout(root string) (layout, error) {
 		return layout{}, err
 	}
 	return parseLayout(format, header)
+}
+
+// watched is an event that is recorded, and which of its kind.
+type watched struct{ event, filter string }
+
+// filters are the filters of all events as one text.
+func filters(all []watched) string {
+	var b strings.Builder
+	for i, w := range all {
+		if i > 0 {
+			b.WriteString("; " + w.event + ": ")
+		}
+		b.WriteString(w.filter)
+	}
+	return b.String()
 }
 
 // instance is a private set of ring buffers.
@@ -158,24 +175,29 @@ func gone(major, minor, sequence string) bool {
 }
 
 // as says whether the instance is set up as configure does it.
-func (in *instance) as(filter string) error {
-	have, err := os.ReadFile(filepath.Join(in.dir, eventPath, "filter"))
-	if err != nil {
-		return err
+func (in *instance) as(all []watched) error {
+	same := true
+	for _, w := range all {
+		have, err := os.ReadFile(filepath.Join(in.dir, w.event, "filter"))
+		if err != nil {
+			return err
+		}
+		same = same && strings.TrimSpace(string(have)) == w.filter
 	}
 	options, err := os.ReadFile(filepath.Join(in.dir, "trace_options"))
 	if err != nil {
 		return err
 	}
-	if strings.TrimSpace(string(have)) != filter || !strings.Contains("\n"+string(options), "\nnooverwrite\n") {
+	if !same || !strings.Contains("\n"+string(options), "\nnooverwrite\n") {
 		return errors.New("somebody set the tracing instance up in another way meanwhile")
 	}
 	return nil
 }
 
-// filterOf is the filter for one device: what wrote, not what read.
+// filterOf is the filter for one device: what wrote, not what read. Each condition costs
+// time at each event, so events of no sectors, which are few, are left to the reader.
 func filterOf(major, minor uint32) string {
-	return fmt.Sprintf(`dev == %d && nr_sector > 0 && !(rwbs ~ "R*")`, uint64(major)<<20|uint64(minor))
+	return fmt.Sprintf(`dev == %d && !(rwbs ~ "R*")`, uint64(major)<<20|uint64(minor))
 }
 
 // removeStale removes the instances of agents that are dead, and those kept for disks
@@ -228,8 +250,8 @@ func (in *instance) write(name, value string) error {
 	return nil
 }
 
-// configure sets the rings up for one device, tracing still off.
-func (in *instance) configure(filter string, bufferKB int) error {
+// configure sets the rings up for some events, tracing still off.
+func (in *instance) configure(all []watched, bufferKB int) error {
 	if err := in.write("tracing_on", "0"); err != nil {
 		return err
 	}
@@ -239,13 +261,25 @@ func (in *instance) configure(filter string, bufferKB int) error {
 	// Drop what is new when full, so that a loss shows in a counter; do not spend
 	// time on names of tasks.
 	_ = in.write("trace_options", "norecord-cmd")
+	_ = in.write("trace_clock", "uptime") // the cheapest to read: nobody looks at the time
 	if err := in.write("trace_options", "nooverwrite"); err != nil {
 		return err
 	}
-	if err := in.write(filepath.Join(eventPath, "filter"), filter); err != nil {
-		return err
+	for _, w := range all {
+		if err := in.write(filepath.Join(w.event, "filter"), w.filter); err != nil {
+			return err
+		}
 	}
-	return in.write(filepath.Join(eventPath, "enable"), "1")
+	return in.enable(all)
+}
+
+func (in *instance) enable(all []watched) error {
+	for _, w := range all {
+		if err := in.write(filepath.Join(w.event, "enable"), "1"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // resize asks for a size of each ring and takes less if memory is short.
