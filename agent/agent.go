@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -55,7 +56,8 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, log *slog.Logger) (_ *Agen
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: log, bus: b, instance: strings.ToLower(rand.Text()), facts: readFacts(), lost: make(chan *bus.Lease, 1), want: make(chan []DiskConfig, 1), began: time.Now().UTC().Truncate(time.Second)}
+	a := &Agent{cfg: cfg, log: log, bus: b, instance: cmp.Or(cfg.Instance, strings.ToLower(rand.Text())), facts: readFacts(), lost: make(chan *bus.Lease, 1), want: make(chan []DiskConfig, 1), began: time.Now().UTC().Truncate(time.Second)}
+	a.fence.copied(cfg.Instance)
 	a.host, a.board.began, a.board.news = a.facts.Host, time.Now(), make(chan struct{}, 1)
 	a.SetRate(cfg.RateBytes)
 	defer func() {
@@ -102,17 +104,9 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) (_ *replica, err erro
 		return nil, err
 	}
 	r.onClose(func() { lock.Unlock() })
-	lease, err := bus.AcquireLease(ctx, a.bus.JS, a.cfg.Machine, d.Name, bus.ThisProcess(a.instance), bus.LeaseOptions{TakeOver: a.cfg.TakeOver, Log: a.log})
-	if err != nil {
+	if err := a.lease(ctx, r); err != nil {
 		return nil, err
 	}
-	r.onClose(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		defer cancel()
-		if err := lease.Release(ctx); err != nil {
-			a.log.Debug("release lease", "disk", d.Name, "error", err)
-		}
-	})
 	src, err := a.source(ctx, dev, d.Name)
 	if err != nil {
 		return nil, err
@@ -132,6 +126,28 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) (_ *replica, err erro
 		return nil, fmt.Errorf("listen for receipts of disk %s: %w", d.Name, err)
 	}
 	r.onClose(func() { _ = sub.Unsubscribe() })
+	a.log.Info("following", "disk", d.Name, "path", d.Path, "bytes", dev.Size(), "driver", src.Name(), "guarantee", src.Guarantee())
+	return r, nil
+}
+
+// lease takes the lease of r's disk, and has Run end if somebody else takes it. In a copy of
+// the machine nobody needs one: only the instance that a fence names writes then, and the agent
+// at home keeps its leases, to go on when the fence is gone.
+func (a *Agent) lease(ctx context.Context, r *replica) error {
+	if a.cfg.Instance != "" {
+		return nil
+	}
+	lease, err := bus.AcquireLease(ctx, a.bus.JS, a.cfg.Machine, r.name, bus.ThisProcess(a.instance), bus.LeaseOptions{TakeOver: a.cfg.TakeOver, Log: a.log})
+	if err != nil {
+		return err
+	}
+	r.onClose(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		if err := lease.Release(ctx); err != nil {
+			a.log.Debug("release lease", "disk", r.name, "error", err)
+		}
+	})
 	stop := make(chan struct{})
 	r.onClose(func() { close(stop) })
 	go func() {
@@ -144,8 +160,7 @@ func (a *Agent) protect(ctx context.Context, d DiskConfig) (_ *replica, err erro
 		case <-stop:
 		}
 	}()
-	a.log.Info("following", "disk", d.Name, "path", d.Path, "bytes", dev.Size(), "driver", src.Name(), "guarantee", src.Guarantee())
-	return r, nil
+	return nil
 }
 
 // Close stops everything and gives the disks back.

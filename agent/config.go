@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/leeward-dr/leeward/agent/disk"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 )
@@ -24,6 +25,7 @@ type Config struct {
 	Version string // of this program, for people
 	Group   string // consistency group; default: a group of its own, named like the machine
 	Disks   []DiskConfig
+	Pool    streams.Pool // whose process servers handle the changes; default: the pool that is always there
 
 	Capture  string        // "auto", "trace" or "scan"
 	Interval time.Duration // between recovery points
@@ -39,7 +41,10 @@ type Config struct {
 	RateBytes   int64  // bytes a second that leave the machine, over all disks; 0: no bound
 	WindowBytes int    // encoded bytes on their way to JetStream, each disk
 	CompressAt  string // "agent" or "process-server"
-	TakeOver    bool   // take the disks from the agent instance that holds them
+	// Instance is the name of a copy of the machine that was made by a failover: only a fence
+	// that names it lets the agent write. It takes no lease and claims no disk's identity then.
+	Instance string
+	TakeOver bool // take the disks from the agent instance that holds them
 
 	Apps AppConfig // what is told to applications before and after a point
 
@@ -83,6 +88,9 @@ func (c Config) Validate() error {
 			return err
 		}
 	}
+	if err := c.Pool.Validate(); err != nil {
+		return err
+	}
 	if len(c.Disks) == 0 {
 		return fmt.Errorf("no disk to protect: name at least one with --disk /dev/sdX")
 	}
@@ -119,10 +127,14 @@ func (c Config) Validate() error {
 	return c.Apps.validate()
 }
 
+// OnDisk before a path means the disk that it is on: of a file system, or a partition.
+const OnDisk = "on:"
+
 // ParseDisk reads PATH, PATH=NAME, or NAME=PATH as failback has it: names have no
 // slash. Without a name the last part of the path is
 // used, "." and other characters that a name cannot have replaced by "-".
 func ParseDisk(arg string) (DiskConfig, error) {
+	arg, on := strings.CutPrefix(arg, OnDisk)
 	path, name, given := strings.Cut(arg, "=")
 	if given && !strings.Contains(path, "/") && strings.Contains(name, "/") {
 		path, name = name, path
@@ -140,6 +152,12 @@ func ParseDisk(arg string) (DiskConfig, error) {
 		}, name)
 	}
 	d := DiskConfig{Path: path, Name: name}
+	if on {
+		var err error
+		if d.Path, err = disk.On(path); err != nil {
+			return DiskConfig{}, err
+		}
+	}
 	return d, streams.ValidName("disk", name)
 }
 

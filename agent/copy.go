@@ -156,11 +156,36 @@ func (w watched) Size() uint64   { return w.r.dev.Size() }
 func (w watched) NextData(start uint64) uint64 { return w.r.dev.NextData(start) }
 
 func (w watched) ReadBlocks(ctx context.Context, start uint64, buf []byte) error {
+	if err := w.begins(start); err != nil {
+		return err
+	}
+	return w.r.dev.ReadBlocks(ctx, start, buf)
+}
+
+// begins is called before each read.
+func (w watched) begins(start uint64) error {
 	if _, err := w.r.over(); err != nil {
 		return err
 	}
 	w.r.tell(w.phase, int64(start)*wire.BlockSize, int64(w.r.dev.Size()), "")
-	return w.r.dev.ReadBlocks(ctx, start, buf)
+	return nil
+}
+
+func (w watched) Queue(depth int) (disk.Reads, error) {
+	q, err := w.r.dev.Queue(depth)
+	return watchedReads{q, w}, err
+}
+
+type watchedReads struct {
+	disk.Reads
+	watched watched
+}
+
+func (q watchedReads) Submit(tag int, start uint64, buf []byte) error {
+	if err := q.watched.begins(start); err != nil {
+		return err
+	}
+	return q.Reads.Submit(tag, start, buf)
 }
 
 // take moves what the source saw into dirty, and returns it.
@@ -217,9 +242,7 @@ func (r *replica) readSet(ctx context.Context, set *capture.Set, fn func(start u
 	err := r.reader.Read(ctx, set.Ranges(), func(start uint64, data []byte) error {
 		if compares {
 			sums := make([]wire.Sum, len(data)/wire.BlockSize)
-			for i := range sums {
-				sums[i] = wire.SumOf(data[i*wire.BlockSize : (i+1)*wire.BlockSize])
-			}
+			wire.SumsOf(data, sums)
 			if err := r.seed(start, sums); err != nil {
 				return err
 			}
@@ -228,63 +251,6 @@ func (r *replica) readSet(ctx context.Context, set *capture.Set, fn func(start u
 	})
 	r.read(err)
 	return err
-}
-
-// held is what was read of one disk inside a freeze.
-type held struct {
-	pieces []piece
-}
-
-type piece struct {
-	start uint64
-	data  []byte
-}
-
-// errBusy means that the disk was written to all the time: no instant was caught.
-var errBusy = errors.New("the disk is written to all the time")
-
-// errMuch means that too much changed to be read inside a freeze.
-var errMuch = errors.New("too much changed to be read while frozen")
-
-// tries is how often hold reads what changed under its hands.
-const tries = 5
-
-// hold catches the disk at one instant: take, read, and take again until nothing
-// was written meanwhile. The blocks stay dirty until release. It sends nothing,
-// because filesystems may be frozen while it runs.
-//
-// Discards may go on under a freeze (ext4 and btrfs send them from workers of their
-// own, and a running trim is not stopped). They count like writes: a point is exactly
-// the bytes that the disk held, or it is not made.
-func (r *replica) hold(ctx context.Context) (*held, error) {
-	h := new(held)
-	for i := range tries {
-		set, err := r.take(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if set.Len() == 0 && (i > 0 || r.dirty.Len() == 0) {
-			return h, nil
-		}
-		if err := r.holdOnce(ctx, h); err != nil {
-			return nil, err
-		}
-	}
-	return nil, fmt.Errorf("disk %s: %w", r.name, errBusy)
-}
-
-// holdOnce reads everything dirty into h.
-func (r *replica) holdOnce(ctx context.Context, h *held) error {
-	if r.dirty.Len()*wire.BlockSize > uint64(r.cfg.FreezeBytes) {
-		return fmt.Errorf("disk %s: %w (%d KiB, limit %d KiB)", r.name, errMuch, r.dirty.Len()*wire.BlockSize>>10, r.cfg.FreezeBytes>>10)
-	}
-	h.pieces = h.pieces[:0]
-	var set capture.Set
-	set.Merge(&r.dirty)
-	return r.readSet(ctx, &set, func(start uint64, data []byte) error {
-		h.pieces = append(h.pieces, piece{start, append([]byte(nil), data...)})
-		return nil
-	})
 }
 
 // release sends what hold read, and the cut behind it; it returns the cut's link.
@@ -352,10 +318,10 @@ func oneLine(errs []error) (all error) {
 
 // together is each for work that is worth nothing unless every disk does it, and that
 // sends nothing: the first error ends it.
-func together(ctx context.Context, rs []*replica, f func(context.Context, *replica) error) error {
+func together(ctx context.Context, hs []*holding, f func(*holding, context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, r := range rs {
-		g.Go(func() error { return f(ctx, r) })
+	for _, h := range hs {
+		g.Go(func() error { return f(h, ctx) })
 	}
 	return g.Wait()
 }

@@ -147,6 +147,11 @@ func (a *Agent) resized(ctx context.Context, r *replica) {
 	}
 	a.log.Info("disk was resized", "disk", r.name, "from", r.dev.Size(), "to", now)
 	a.event("disk-resized", wire.Info, r.name, fmt.Sprintf("disk %s was resized from %d to %d bytes: it is opened anew and brought up to date", r.name, r.dev.Size(), now), "")
+	a.reopen(ctx, r)
+}
+
+// reopen lets go of a disk and protects it again.
+func (a *Agent) reopen(ctx context.Context, r *replica) {
 	r.close()
 	a.drop(r)
 	again, err := a.protect(ctx, r.disk)
@@ -180,15 +185,7 @@ func (a *Agent) recapture(ctx context.Context, r *replica) {
 	if r.keeper != nil {
 		r.keeper.Discard()
 	}
-	r.close()
-	a.drop(r)
-	again, err := a.protect(ctx, r.disk)
-	if err != nil {
-		a.refuse(r.disk, err)
-		return
-	}
-	a.setReplicas(append(slices.Clone(a.replicas), again))
-	a.writeStatus()
+	a.reopen(ctx, r)
 }
 
 // Status is what the agent leaves in its state directory for `leeward-agent status`.

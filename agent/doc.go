@@ -37,6 +37,9 @@
 // fence is gone it opens a new epoch. An agent that was not told is refused by the process
 // servers.
 //
+// In a copy of the machine that a failover made, the agent has a name (Config.Instance), and
+// it is the other way round: it publishes only while a fence names it, and takes no lease.
+//
 // # What makes a point true
 //
 // Every disk: the source was taken, the blocks were read, and a second take found

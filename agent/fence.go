@@ -19,10 +19,19 @@ var errShut = errors.New("control has fenced this machine")
 // zero fence lets it.
 type fence struct {
 	mu     sync.Mutex
+	me     string // not empty: in a copy of the machine, and only a fence that names it lets it
 	reason string // empty: it may
 	number uint64
 	heard  chan struct{}           // something was said; made by work
 	cancel context.CancelCauseFunc // of the work on its way
+}
+
+// copied says that the agent is in a copy of the machine, unless name is empty. It may write
+// nothing until it hears that it may.
+func (f *fence) copied(name string) {
+	if f.me = name; name != "" {
+		f.reason = "nothing was heard of whether this copy of the machine may write (" + name + ")"
+	}
 }
 
 // work returns a context for work that a fence ends.
@@ -45,6 +54,13 @@ func (f *fence) hear(s *markers.Settings) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reason, f.number = s.Fenced, s.Fence
+	switch {
+	case f.me == "":
+	case s.FenceHolder == f.me:
+		f.reason = ""
+	case f.reason == "":
+		f.reason = "this is a copy of the machine, made by a failover that is over (" + f.me + ")"
+	}
 	if f.reason != "" && f.cancel != nil {
 		f.cancel(errShut)
 	}
@@ -79,10 +95,15 @@ func (a *Agent) quiet(ctx context.Context) {
 		}
 	}
 	a.log.Warn("fenced by control: nothing is published", "why", why)
+	if a.cfg.Instance != "" {
+		a.event("copy-quiet", wire.Warning, "", "the agent in a copy of the machine ("+a.cfg.Instance+") runs and publishes nothing: "+why,
+			"leeward failover show "+a.cfg.Machine+"; if the machine is at home again, remove the copy")
+	}
 	a.writeStatus()
 	var counted uint64 // the fence of which all disks were read
 	for why, number := a.fence.now(); why != "" && ctx.Err() == nil; why, number = a.fence.now() {
-		if counted != number || a.cheap() {
+		// Of what the source has not sent a copy of the machine knows nothing.
+		if a.cfg.Instance == "" && (counted != number || a.cheap()) {
 			counted = number
 			a.sayQuiet(ctx, number)
 		}

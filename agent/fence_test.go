@@ -97,3 +97,29 @@ func nextQuiet(t *testing.T, asks *nats.Subscription) *markers.Quiet {
 		}
 	}
 }
+
+// In a copy of the machine an agent writes only while a fence names it: not before it has
+// heard of one, not under another's, and not when there is none any more.
+func TestFenceHolder(t *testing.T) {
+	var f fence
+	if f.copied("copy-3-web"); f.why() == "" {
+		t.Error("a copy may write before it has heard anything")
+	}
+	for _, c := range []struct {
+		fenced, holder string
+		shut           bool
+	}{{"it was failed over", "", true}, {"it was failed over", "copy-3-web", false}, {"it was failed over", "copy-4-web", true}, {"", "", true}} {
+		f.hear(&markers.Settings{Machine: "web", Fenced: c.fenced, Fence: 3, FenceHolder: c.holder})
+		if got := f.why() != ""; got != c.shut {
+			t.Errorf("%+v: shut %v", c, got)
+		}
+	}
+	var home fence
+	home.hear(&markers.Settings{Machine: "web", Fenced: "it was failed over", Fence: 3, FenceHolder: "copy-3-web"})
+	if home.why() == "" {
+		t.Error("the agent at home may write while a copy does")
+	}
+	if home.hear(&markers.Settings{Machine: "web"}); home.why() != "" {
+		t.Error("the agent at home may not write when there is no fence")
+	}
+}

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/leeward-dr/leeward/agent/disk"
@@ -36,6 +38,45 @@ func mountsOf(usage []*disk.Usage) []disk.Mount {
 		all = append(all, u.Mounts...)
 	}
 	return all
+}
+
+// errMounted means that a point is not of what was frozen for it.
+var errMounted = errors.New("something was mounted while the point was made")
+
+// mounted says whether anything uses the protected disks that did not when the point was
+// begun: it was not frozen, and nobody was told. It is asked after the thaw, because what
+// was mounted while all stood still is still there, and looking takes time.
+func (a *Agent) mounted(before []*disk.Usage) error {
+	after, err := a.inspect()
+	if err != nil {
+		return err
+	}
+	for i, u := range after {
+		if what := appeared(before[i], u); what != "" {
+			return fmt.Errorf("disk %s: %w: %s", a.replicas[i].name, errMounted, what)
+		}
+	}
+	return nil
+}
+
+// appeared names something that uses a disk after and did not before, "" if nothing does.
+func appeared(before, after *disk.Usage) string {
+	for _, m := range after.Mounts {
+		if !slices.ContainsFunc(before.Mounts, func(x disk.Mount) bool { return x.Major == m.Major && x.Minor == m.Minor }) {
+			return m.Path
+		}
+	}
+	for _, s := range after.Swaps {
+		if !slices.Contains(before.Swaps, s) {
+			return "swap " + s.Path
+		}
+	}
+	for _, h := range after.Hidden {
+		if !slices.Contains(before.Hidden, h) {
+			return h
+		}
+	}
+	return ""
 }
 
 // freeze freezes every filesystem of the protected disks that can be frozen safely.

@@ -200,6 +200,9 @@ func (c *common) Thaw(ctx context.Context, o *markers.Order) (*wire.Member, time
 	if terr := c.thaw(); err == nil {
 		err = terr
 	}
+	if err == nil {
+		err = c.a.mounted(c.usage)
+	}
 	consistency := c.endApps(ctx)
 	if err != nil {
 		return nil, 0, err

@@ -254,6 +254,14 @@ func TestDisksChange(t *testing.T) {
 	if s := resized(); !strings.Contains(s, "16777216") {
 		t.Errorf("events: %q", s)
 	}
+	// Cut off and given back, whether or not somebody looked between: zeros, and no write.
+	for _, size := range []int64{someSize, 2 * someSize} {
+		if err := os.Truncate(d.Backing(), size); err != nil {
+			t.Fatal(err)
+		}
+		disktest.Run(t, "losetup", "-c", ds[2].Path)
+	}
+	cut(2)
 	put(t, ds[1].Path, 3, "of a disk that stays")
 	cut(1)
 	if n := get(rs[1], func() int { return len(rs[1].opens) }); n != 1 {

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -81,16 +82,21 @@ func (s *shown) stats() (sent, refused uint64, trouble string) {
 	return s.sent + st.Bytes, s.refused + st.Refused, st.LastError
 }
 
-// needs is what the agent says now. The heap is looked at too, which stops the
-// process for some microseconds.
+// liveHeap is what was in use when garbage was last collected, or all there is before that.
+// What lies between two collections says more of when they were than of what is held.
+func liveHeap() uint64 {
+	m := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(m)
+	return cmp.Or(m[0].Value.Uint64(), m[1].Value.Uint64())
+}
+
+// needs is what the agent says now.
 func (a *Agent) needs() *markers.Needs {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
 	b := &a.board
 	n := &markers.Needs{
 		Machine: a.cfg.Machine, Version: a.cfg.Version, Host: a.facts.Host, Kernel: a.facts.Kernel, Since: b.began.UnixNano(),
 		Rate: a.limit.Rate(), Waited: a.limit.Waited(), Points: b.points.Load(), Aborted: b.aborted.Load(), Lost: b.lost.Load(),
-		Heap: m.HeapAlloc, Goroutines: runtime.NumGoroutine(), Acks: b.acks.Counts(),
+		Heap: liveHeap(), Goroutines: runtime.NumGoroutine(), Acks: b.acks.Counts(),
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

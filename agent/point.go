@@ -27,20 +27,21 @@ func (a *Agent) point(ctx context.Context) error {
 	if err := a.sizes(); err != nil {
 		return err
 	}
-	usage, err := a.inspect()
-	if err != nil {
-		return err
-	}
 	var c *cutResult
 	var consistency wire.Consistency
+	var err error
 	for range attempts {
+		var usage []*disk.Usage
+		if usage, err = a.inspect(); err != nil {
+			return err
+		}
 		if err = a.rounds(ctx, usage); err != nil {
 			return err
 		}
 		// A burst right before the freeze, such as a trim of all free space, is copied
 		// by the next rounds: no reason to give the point up.
 		c, consistency, err = a.cutReady(ctx, func(ctx context.Context) (*cutResult, error) { return a.cut(ctx, usage) })
-		if !errors.Is(err, errMuch) && !(errors.Is(err, errBusy) && a.cheap()) {
+		if !errors.Is(err, errMuch) && !errors.Is(err, errMounted) && !(errors.Is(err, errBusy) && a.cheap()) {
 			break
 		}
 	}
@@ -188,7 +189,10 @@ func (a *Agent) cut(ctx context.Context, usage []*disk.Usage) (*cutResult, error
 	if err != nil {
 		return nil, err
 	}
-	return c, a.catch(ctx, f, cheap, c)
+	if err := a.catch(ctx, f, cheap, c); err != nil {
+		return c, err
+	}
+	return c, a.mounted(usage)
 }
 
 // catch fills c while f lasts, and ends f.
@@ -234,24 +238,6 @@ func (a *Agent) split() (slow, cheap []int) {
 func (a *Agent) cheap() bool {
 	slow, _ := a.split()
 	return len(slow) == 0
-}
-
-func (a *Agent) holdAll(ctx context.Context, which []int, c *cutResult) error {
-	index := map[*replica]int{}
-	rs := make([]*replica, 0, len(which))
-	for _, i := range which {
-		index[a.replicas[i]] = i
-		rs = append(rs, a.replicas[i])
-	}
-	err := together(ctx, rs, func(ctx context.Context, r *replica) error {
-		h, err := r.hold(ctx)
-		c.held[index[r]] = h
-		return err
-	})
-	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("%w: %v", context.Cause(ctx), err)
-	}
-	return err
 }
 
 // audit compares the trackers with the kernel's counters while nothing moves: disks are

@@ -156,8 +156,10 @@ func windows(set *capture.Set) func(yield func(*window) bool) {
 func differ(data []byte, sums []wire.Sum) func(yield func(int, int) bool) {
 	return func(yield func(int, int) bool) {
 		from, n := 0, len(data)/wire.BlockSize
+		have := make([]wire.Sum, n)
+		wire.SumsOf(data, have)
 		for i := range n + 1 {
-			if i < n && wire.SumOf(data[i*wire.BlockSize:(i+1)*wire.BlockSize]) != sums[i] {
+			if i < n && have[i] != sums[i] {
 				continue
 			}
 			if i > from && !yield(from, i-from) {

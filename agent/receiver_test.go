@@ -208,7 +208,7 @@ func get[T any](r *receiver, f func() T) T {
 // until waits for cond with a deadline.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(2 * time.Minute); ; {
 		if cond() {
 			return
 		}

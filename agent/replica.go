@@ -218,9 +218,12 @@ func (r *replica) open(ctx context.Context) error {
 		Host: r.host, Instance: r.instance, Path: r.dev.Path(), Identity: r.dev.Identity(),
 		Reason: r.why, MinEpoch: r.known.Epoch, MinNumber: r.known.Number,
 	}
+	if r.cfg.Instance != "" {
+		o.Identity = "" // of the copy's disk, which nothing is to go home to
+	}
 	pub, err := blocks.Open(ctx, r.bus.JS, r.cfg.Machine, r.name, next, o, blocks.Options{
 		WindowBytes: r.cfg.WindowBytes, Raw: r.raw,
-		OnLink: r.journal.add, Log: r.log, Limit: r.limit,
+		OnLink: r.journal.add, Log: r.log, Limit: r.limit, Pool: r.cfg.Pool,
 	})
 	if err != nil {
 		return err
@@ -292,7 +295,7 @@ func (r *replica) sums(ctx context.Context, start uint64, count int) ([]wire.Sum
 	if err != nil {
 		return nil, err
 	}
-	subject := streams.SumsSubject(r.cfg.Machine, r.name)
+	subject := r.cfg.Pool.SumsSubject(r.cfg.Machine, r.name)
 	var last error
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		if err := r.state(); err != nil {

@@ -42,7 +42,7 @@ func rootCommand() *cobra.Command {
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(*cobra.Command, []string) { fmt.Println("leeward-agent", version()) },
 	})
-	root.AddCommand(enrolCommand())
+	root.AddCommand(enrolCommand(), rescueCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.AddCommand(profileCommand())
 	return root
