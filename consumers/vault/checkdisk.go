@@ -294,10 +294,12 @@ func (d *disk) checkFrame(f *format.Frame, plain, sums, room []byte) (rest, room
 	if err != nil {
 		return nil, nil, err
 	}
+	found := make([]Sum, f.Blocks)
 	for _, e := range f.Extents {
-		for i := range e.Count {
-			block := raw[int(e.Off+i)*BlockSize:][:BlockSize]
-			if SumOf(block) != Sum(sums) {
+		got := found[:e.Count]
+		sumsOf(raw[int(e.Off)*BlockSize:int(e.Off+e.Count)*BlockSize], got)
+		for i := range got {
+			if got[i] != Sum(sums) {
 				return nil, nil, contradiction("block %d does not have its sum: it was damaged before it was sealed", e.Start+uint64(i))
 			}
 			sums = sums[sumSize:]

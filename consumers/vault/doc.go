@@ -2,7 +2,7 @@
 // objects in a store, gives back any disk at any recovery point, and needs nothing
 // but the store and the key to do so.
 //
-//	process server ── DiskWriter.Commit ──► segments ──┐
+//	process server ── DiskWriter.Begin ───► segments ──┐
 //	control ────────── Vault.PutPoint ────► points ────┤ store (dir, …)
 //	restore, boot ◄─── Reader ◄────────────────────────┤
 //	operator ◄── Check, Repair, Inspect ◄──────────────┤
@@ -41,7 +41,8 @@
 //
 // # What is promised
 //
-//   - What Commit has returned survives a power failure (see package store).
+//   - What Commit or Wait has returned survives a power failure (see package store).
+//   - A segment is there only when all before it are, also while several are written.
 //   - Every byte is authenticated and bound to its place; nothing that fails is
 //     ever returned. It is an ErrDamaged naming the object.
 //   - Each segment records the Digest of the whole disk after it. Restore verifies

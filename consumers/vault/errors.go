@@ -14,7 +14,7 @@ var (
 	// ErrNotVault means that the store holds no vault.
 	ErrNotVault = errors.New("not a vault")
 	// ErrWrongKey means that no key slot of the vault opens with the key given.
-	ErrWrongKey = errors.New("wrong passphrase")
+	ErrWrongKey = errors.New("wrong key")
 	// ErrVersion means that an object was written by a newer program.
 	ErrVersion = format.ErrVersion
 	// ErrDamaged means that an object is not as it was written. See DamageError.

@@ -110,8 +110,10 @@ func (f *folder) frame(s *segment, live []lump, sealed []byte) error {
 	for i := range live {
 		l := &live[i]
 		b := looseBlocks{start: l.Start, sums: l.sums, data: slices.Clone(raw[int(l.Off)*BlockSize:][:int(l.Count)*BlockSize])}
-		for k := range int(l.Count) {
-			if SumOf(b.data[k*BlockSize:][:BlockSize]) != Sum(b.sums[k*sumSize:]) {
+		got := make([]Sum, l.Count)
+		sumsOf(b.data, got)
+		for k := range got {
+			if got[k] != Sum(b.sums[k*sumSize:]) {
 				return contradiction("block %d does not have its sum: it was damaged before it was sealed", l.Start+uint64(k))
 			}
 		}

@@ -189,9 +189,9 @@ func slotInfo(s slot) *SlotInfo {
 	if s.outer != nil {
 		return &SlotInfo{Kind: "outer", Name: s.outer.Name}
 	}
-	i := &SlotInfo{Kind: fmt.Sprintf("unknown %d", s.Kind), Passes: s.Time, Memory: s.Memory, Threads: s.Threads}
-	if s.Kind == format.SlotPassphrase {
-		i.Kind = "passphrase"
+	i := &SlotInfo{Kind: kindName(s.Kind), Passes: s.Time, Memory: s.Memory, Threads: s.Threads}
+	if i.Kind == kindName(0) {
+		i.Kind = fmt.Sprintf("unknown %d", s.Kind)
 	}
 	return i
 }

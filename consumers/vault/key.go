@@ -16,15 +16,31 @@ import (
 // Key opens a vault. Printing it does not show the secret.
 type Key struct {
 	passphrase string
+	random     *seal.Key  // if the passphrase is the text of a random key
+	mistyped   error      // it was meant to be such a text
 	wrapper    Wrapper    // instead of a passphrase
+	file       string     // that it was read from
 	cost       seal.Argon // for slots made with this key; zero means the default
 }
 
 // maxPassphrase is the longest passphrase in bytes.
 const maxPassphrase = 4096
 
-// KeyFromPassphrase returns the key that is the passphrase p.
-func KeyFromPassphrase(p string) Key { return Key{passphrase: p} }
+// KeyFromPassphrase returns the key that is the passphrase p. If that is what
+// NewKeyText returned, the vault opens with it without the time that Argon2id takes.
+func KeyFromPassphrase(p string) Key {
+	k := Key{passphrase: p}
+	random, ok, err := seal.ParseText(p)
+	if ok && err == nil {
+		k.random = &random
+	}
+	k.mistyped = err
+	return k
+}
+
+// NewKeyText returns the line of a new key file: 256 random bits and a checksum. Of
+// random bits nothing can be guessed, so a vault that has such a key opens at once.
+func NewKeyText() string { return seal.NewKey().Text() }
 
 // KeyFromWrapper returns the key that a service holds, such as an Azure Key Vault.
 func KeyFromWrapper(w Wrapper) Key { return Key{wrapper: w} }
@@ -41,8 +57,8 @@ type Wrapper interface {
 	Unwrap(ctx context.Context, wrapped []byte) ([]byte, error)
 }
 
-// KeyFromFile reads a passphrase from the first line of a file, which nobody but
-// its owner may read.
+// KeyFromFile reads a key or a passphrase from the first line of a file, which nobody
+// but its owner may read.
 func KeyFromFile(path string) (Key, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -67,7 +83,21 @@ func KeyFromFile(path string) (Key, error) {
 	if err := k.check(); err != nil {
 		return Key{}, fmt.Errorf("key file %s: %w", path, err)
 	}
+	k.file = path
 	return k, nil
+}
+
+// what names the key for people: by where it is from, never by what it is.
+func (k Key) what() string {
+	switch {
+	case k.wrapper != nil:
+		return "wrapping key " + k.wrapper.Name()
+	case k.file != "":
+		return "key file " + k.file
+	case k.random != nil:
+		return "key"
+	}
+	return "passphrase"
 }
 
 func (k Key) check() error {
@@ -76,6 +106,9 @@ func (k Key) check() error {
 			return invalid("the name of the wrapping key has %d bytes, want 1 to %d", n, format.MaxText)
 		}
 		return nil
+	}
+	if k.mistyped != nil {
+		return invalid("the key is none: %v: take it from a copy", k.mistyped)
 	}
 	if k.passphrase == "" {
 		return invalid("the passphrase is empty")

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"time"
+
+	"github.com/leeward-dr/leeward/streams/sums"
 )
 
 // BlockSize is the unit of change in bytes.
@@ -26,20 +28,10 @@ type Position struct{ Epoch, Number uint64 }
 type Sum [16]byte
 
 // SumOf returns the sum of one block of BlockSize bytes.
-func SumOf(block []byte) Sum {
-	zero := true
-	for _, c := range block {
-		if c != 0 {
-			zero = false
-			break
-		}
-	}
-	if zero {
-		return Sum{}
-	}
-	h := sha256.Sum256(block)
-	return Sum(h[:16])
-}
+func SumOf(block []byte) Sum { return sums.Of(block) }
+
+// sumsOf puts the sums of the blocks of data into to: faster than SumOf for each.
+func sumsOf(data []byte, to []Sum) { sums.All(data, to) }
 
 // Digest identifies the content of a whole disk: the sum, modulo 2^256, over all
 // blocks that are not zero, of SHA-256(block index as 8 bytes big endian || Sum).

@@ -213,6 +213,7 @@ type restoreWorker struct {
 	*restore
 	digest Digest
 	buf    []byte
+	sums   []Sum
 	zeros  []byte
 }
 
@@ -257,19 +258,21 @@ func (w *restoreWorker) do(ctx context.Context, s stretch) error {
 // take adds piece p, whose frame lies in the buffer from byte from on.
 func (w *restoreWorker) take(todo *pending, p piece, from int) error {
 	at := from + int(p.off())*BlockSize
-	for i := range int(p.count) {
-		b := at + i*BlockSize
-		w.digest.apply(p.start()+uint64(i), SumOf(w.buf[b:b+BlockSize]), false)
+	n := int(p.count)
+	w.sums = slices.Grow(w.sums[:0], n)[:n]
+	sumsOf(w.buf[at:at+n*BlockSize], w.sums)
+	for i, s := range w.sums {
+		w.digest.apply(p.start()+uint64(i), s, false)
 	}
-	off, n := int64(p.start())*BlockSize, w.r.clip(p)
+	off, length := int64(p.start())*BlockSize, w.r.clip(p)
 	if todo.n > 0 && todo.off+todo.n == off && todo.at+int(todo.n) == at {
-		todo.n += n
+		todo.n += length
 		return nil
 	}
 	if err := todo.flush(w); err != nil {
 		return err
 	}
-	todo.off, todo.at, todo.n = off, at, n
+	todo.off, todo.at, todo.n = off, at, length
 	return nil
 }
 

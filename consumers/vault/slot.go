@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -16,7 +17,7 @@ import (
 // KeySlot is one way to open a vault.
 type KeySlot struct {
 	ID   string
-	Kind string // "passphrase", "outer" for a key that a service keeps, else "unknown"
+	Kind string // "passphrase", "file" for a random key, "outer" for one that a service keeps, else "unknown"
 	Name string // of the service's key
 	Used bool   // the vault was opened with it
 }
@@ -41,9 +42,16 @@ func newSlot(ctx context.Context, id [16]byte, key seal.Key, k Key) (name string
 		b, err = newOuterSlot(ctx, name, id, key, k.wrapper)
 		return name, b, err
 	}
-	cost := k.argon()
-	s := &format.Slot{ID: name, Kind: format.SlotPassphrase, Time: cost.Time, Memory: cost.Memory, Threads: cost.Threads}
+	s := &format.Slot{ID: name, Kind: format.SlotFile}
 	rand.Read(s.Salt[:]) // never fails
+	if k.random != nil {
+		place := filePlace(id, s)
+		s.Wrapped = k.random.Derive(s.Salt[:], place).Wrap(key, place)
+		b, err = format.EncodeSlot(s)
+		return name, b, err
+	}
+	cost := k.argon()
+	s.Kind, s.Time, s.Memory, s.Threads = format.SlotPassphrase, cost.Time, cost.Memory, cost.Threads
 	kek := cost.Stretch([]byte(k.passphrase), s.Salt[:])
 	s.Wrapped = kek.Wrap(key, slotPlace(id, s))
 	b, err = format.EncodeSlot(s)
@@ -63,6 +71,10 @@ func newOuterSlot(ctx context.Context, name string, id [16]byte, key seal.Key, w
 
 func slotPlace(id [16]byte, s *format.Slot) seal.Place {
 	return seal.NewPlace("leeward slot 1", id[:], s.Context())
+}
+
+func filePlace(id [16]byte, s *format.Slot) seal.Place {
+	return seal.NewPlace("leeward file slot 1", id[:], s.Context())
 }
 
 func outerPlace(id [16]byte, s *format.OuterSlot) seal.Place {
@@ -85,6 +97,10 @@ func (s slot) open(ctx context.Context, id [16]byte, k Key) (key seal.Key, ok bo
 		}
 		key, err = seal.Key(b).Unwrap(s.outer.Wrapped, outerPlace(id, s.outer))
 		return key, err == nil, nil
+	case s.Kind == format.SlotFile && k.random != nil:
+		place := filePlace(id, s.Slot)
+		key, err = k.random.Derive(s.Salt[:], place).Unwrap(s.Wrapped, place)
+		return key, err == nil, nil
 	case s.Kind != format.SlotPassphrase || k.wrapper != nil:
 		return key, false, nil
 	}
@@ -102,19 +118,24 @@ func slotKeys(ctx context.Context, st store.Store) (keys []string, err error) {
 	return keys, err
 }
 
-// unlock tries k on every key slot.
+// unlock tries k on every key slot, those that cost nothing first.
 func unlock(ctx context.Context, st store.Store, id [16]byte, k Key) (key seal.Key, name string, err error) {
 	keys, err := slotKeys(ctx, st)
 	if err != nil {
 		return key, "", err
 	}
 	var trouble error // a damaged slot matters only if no other one opens
+	var slots []slot
 	for _, at := range keys {
 		s, err := readSlot(ctx, st, at)
 		if err != nil {
 			trouble = errors.Join(trouble, err)
 			continue
 		}
+		slots = append(slots, s)
+	}
+	slices.SortStableFunc(slots, func(a, b slot) int { return cmp.Compare(a.cost(), b.cost()) })
+	for _, s := range slots {
 		key, ok, err := s.open(ctx, id, k)
 		if ok {
 			return key, s.id(), nil
@@ -127,7 +148,15 @@ func unlock(ctx context.Context, st store.Store, id [16]byte, k Key) (key seal.K
 	if len(keys) == 0 {
 		return key, "", &DamageError{Key: slotPrefix, What: "there is no key slot", Try: tryCheck}
 	}
-	return key, "", fmt.Errorf("%w: none of %d key slots opens with it", ErrWrongKey, len(keys))
+	return key, "", fmt.Errorf("%w: the %s opens none of the vault's %d key slots", ErrWrongKey, k.what(), len(keys))
+}
+
+// cost tells slots that take time from those that do not.
+func (s slot) cost() int {
+	if s.outer == nil && s.Kind == format.SlotPassphrase {
+		return 1
+	}
+	return 0
 }
 
 func readSlot(ctx context.Context, st store.Store, name string) (s slot, err error) {
@@ -165,13 +194,21 @@ func (v *Vault) Keys(ctx context.Context) ([]KeySlot, []error, error) {
 			return nil, nil, fmt.Errorf("list key slots: %w", err)
 		case s.outer != nil:
 			slots = append(slots, KeySlot{ID: s.id(), Kind: "outer", Name: s.outer.Name, Used: s.id() == v.opened()})
-		case s.Kind == format.SlotPassphrase:
-			slots = append(slots, KeySlot{ID: s.id(), Kind: "passphrase", Used: s.id() == v.opened()})
 		default:
-			slots = append(slots, KeySlot{ID: s.id(), Kind: "unknown", Used: s.id() == v.opened()})
+			slots = append(slots, KeySlot{ID: s.id(), Kind: kindName(s.Kind), Used: s.id() == v.opened()})
 		}
 	}
 	return slots, bad, nil
+}
+
+func kindName(k format.SlotKind) string {
+	switch k {
+	case format.SlotPassphrase:
+		return "passphrase"
+	case format.SlotFile:
+		return "file"
+	}
+	return "unknown"
 }
 
 // opened returns the id of the slot that the vault was opened with.

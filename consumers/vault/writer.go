@@ -7,31 +7,32 @@ import (
 	"sync"
 	"time"
 
-	"github.com/leeward-dr/leeward/consumers/vault/internal/format"
 	"github.com/leeward-dr/leeward/consumers/vault/store"
 )
 
 // Buffers kept for the next commit: new ones would cost more than the encryption.
 const (
-	maxBuffers = 2
+	maxBuffers = 4
 	maxBuffer  = 48 << 20 // bytes of each
 )
 
 // DiskWriter appends to the history of one disk. Several writers of one disk may
 // exist, in several processes: each link gets in once. Head and Sums may be called
-// at any time; Commit and Reload wait for each other.
+// at any time; Begin, Commit and Reload wait for each other.
 type DiskWriter struct {
 	v    *Vault
 	id   DiskID
-	turn chan struct{} // holds a token while Commit or Reload runs
+	turn chan struct{} // holds a token while Begin, Commit or Reload runs
 
 	// checked is when it was last known that state.head is the newest the vault has, by
 	// the wall clock, which goes on while a machine is suspended. Who holds the turn
 	// may use it.
 	checked time.Time
+	last    *Pending // the batch begun last; whoever holds the turn may use it
 
 	mu    sync.RWMutex
-	state *state // mu guards; changed only by who holds the turn
+	state *state // mu guards; changed only by who holds the turn. It may be ahead of head
+	head  Head   // mu guards; what is durable
 }
 
 // trusted is how long a writer that heard nothing may believe that it is the only
@@ -58,10 +59,11 @@ func (v *Vault) OpenDisk(ctx context.Context, id DiskID) (*DiskWriter, error) {
 func (w *DiskWriter) Head() Head {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	return w.state.head
+	return w.head
 }
 
-// Sums returns the sums of count blocks from start on, of the disk at Head.
+// Sums returns the sums of count blocks from start on, of the disk at Head; while
+// batches are pending, of the disk with them.
 func (w *DiskWriter) Sums(start uint64, count int) []Sum {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
@@ -74,6 +76,9 @@ func (w *DiskWriter) Reload(ctx context.Context) error {
 		return err
 	}
 	defer w.give()
+	if err := w.settled(ctx); err != nil {
+		return err
+	}
 	if err := w.reload(ctx); err != nil {
 		return fmt.Errorf("reload disk %s: %w", w.id, err)
 	}
@@ -108,10 +113,22 @@ func (w *DiskWriter) Commit(ctx context.Context, b *Batch) (Head, error) {
 		return w.Head(), err
 	}
 	defer w.give()
+	return w.alone(ctx, b)
+}
+
+// alone commits a batch while nothing else is pending.
+func (w *DiskWriter) alone(ctx context.Context, b *Batch) (Head, error) {
+	if err := w.settled(ctx); err != nil {
+		return w.Head(), err
+	}
 	if err := w.commit(ctx, b); err != nil {
-		return w.Head(), fmt.Errorf("commit links %d to %d of epoch %d of %s: %w", b.First, b.Last, b.Epoch, w.id, err)
+		return w.Head(), w.failed(b, err)
 	}
 	return w.Head(), nil
+}
+
+func (w *DiskWriter) failed(b *Batch, err error) error {
+	return fmt.Errorf("commit links %d to %d of epoch %d of %s: %w", b.First, b.Last, b.Epoch, w.id, err)
 }
 
 func (w *DiskWriter) commit(ctx context.Context, b *Batch) error {
@@ -128,20 +145,16 @@ func (w *DiskWriter) commit(ctx context.Context, b *Batch) error {
 			return err
 		}
 	}
-	s := w.state // only who holds the turn changes it
-	if err := s.admit(b); err != nil {
-		return err
-	}
-	key, err := w.v.makeDiskKey(ctx, w.id)
+	g, err := w.seal(ctx, b)
 	if err != nil {
 		return err
 	}
-	p, err := planBatch(b, s.table, s.head.Size, s.head.Digest)
-	if err != nil {
-		return err
+	err = w.v.st.Put(ctx, g.key, g.buf)
+	w.v.recycle(g.buf)
+	if errors.Is(err, ErrExists) {
+		return ErrConflict
 	}
-	t := s.trailer(b, p)
-	if err := w.put(ctx, &disk{v: w.v, id: w.id, key: key}, p, t); err != nil {
+	if err != nil {
 		return err
 	}
 	if time.Now().Round(0).Sub(began) > trusted {
@@ -155,32 +168,55 @@ func (w *DiskWriter) commit(ctx context.Context, b *Batch) error {
 		return nil
 	}
 	w.checked = began
-	return w.step(&segment{Trailer: t, frames: p.frames, sums: p.sums})
+	if err := w.step(g.segment); err != nil {
+		return err
+	}
+	w.stand()
+	return nil
 }
 
-// put makes the segment and creates it.
-func (w *DiskWriter) put(ctx context.Context, d *disk, p *plan, t *format.Trailer) error {
+// sealed is a segment that the store does not have yet.
+type sealed struct {
+	key     string
+	buf     []byte
+	segment *segment
+}
+
+// seal makes the segment of a batch that continues the state.
+func (w *DiskWriter) seal(ctx context.Context, b *Batch) (*sealed, error) {
+	s := w.state // only who holds the turn changes it
+	if err := s.admit(b); err != nil {
+		return nil, err
+	}
+	key, err := w.v.makeDiskKey(ctx, w.id)
+	if err != nil {
+		return nil, err
+	}
+	p, err := planBatch(b, s.table, s.head.Size, s.head.Digest)
+	if err != nil {
+		return nil, err
+	}
+	t := s.trailer(b, p)
 	var buf []byte
 	select {
 	case buf = <-w.v.buffers:
 	default:
 	}
-	r := segmentRef{epoch: t.Epoch, first: t.First}
-	buf, err := d.write(buf[:0], r, p, t)
-	if err != nil {
-		return err
+	d, r := &disk{v: w.v, id: w.id, key: key}, segmentRef{epoch: t.Epoch, first: t.First}
+	if buf, err = d.write(buf[:0], r, p, t); err != nil {
+		return nil, err
 	}
-	err = w.v.st.Put(ctx, d.keyOf(r), buf)
+	return &sealed{key: d.keyOf(r), buf: buf, segment: &segment{Trailer: t, frames: p.frames, sums: p.sums}}, nil
+}
+
+// recycle keeps a segment's buffer for the next.
+func (v *Vault) recycle(buf []byte) {
 	if cap(buf) <= maxBuffer {
 		select {
-		case w.v.buffers <- buf:
+		case v.buffers <- buf:
 		default:
 		}
 	}
-	if errors.Is(err, ErrExists) {
-		return ErrConflict
-	}
-	return err
 }
 
 // step makes s part of the state.
@@ -188,6 +224,13 @@ func (w *DiskWriter) step(s *segment) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.state.step(s)
+}
+
+// stand says that all of the state is durable.
+func (w *DiskWriter) stand() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.head = w.state.head
 }
 
 func (w *DiskWriter) reload(ctx context.Context) error {
@@ -230,6 +273,7 @@ func (w *DiskWriter) reload(ctx context.Context) error {
 	})
 	if err == nil {
 		w.checked = began
+		w.stand()
 	}
 	return err
 }

@@ -8,7 +8,10 @@ import (
 // appendOnly is a store without the right to delete.
 type appendOnly struct{ Store }
 
-var _ Syncer = appendOnly{}
+var (
+	_ Syncer = appendOnly{}
+	_ Stager = appendOnly{}
+)
 
 // AppendOnly returns s without the right to delete: Delete returns ErrDenied. It is
 // the rights of a process server; pruning is a right of its own. It guards against
@@ -26,6 +29,11 @@ func (a appendOnly) Delete(_ context.Context, key string) error {
 
 // Sync implements Syncer.
 func (a appendOnly) Sync(ctx context.Context, prefix string) error { return Sync(ctx, a.Store, prefix) }
+
+// Stage implements Stager.
+func (a appendOnly) Stage(ctx context.Context, key string, data []byte) (Staged, error) {
+	return Stage(ctx, a.Store, key, data)
+}
 
 // Sync calls s.Sync if s is a Syncer.
 func Sync(ctx context.Context, s Store, prefix string) error {

@@ -15,6 +15,9 @@
 //   - A failed Put may still have happened. Who needs to know looks.
 //   - Get and List see an object as soon as Put has returned to anybody.
 //
+// Where an object's bytes can be made durable before its name is there (Stager), several
+// are written at the same time and appear in the order that their writer chooses.
+//
 // A place that cannot be reached answers ErrAway. It never says that an object is not
 // there when it cannot know.
 //

@@ -27,7 +27,10 @@ type retry struct {
 	p Policy
 }
 
-var _ Syncer = (*retry)(nil)
+var (
+	_ Syncer = (*retry)(nil)
+	_ Stager = (*retry)(nil)
+)
 
 // Retry returns a store that repeats operations of s that failed and may succeed: all
 // but those whose error says that trying again is useless.
@@ -86,8 +89,39 @@ func (r *retry) do(ctx context.Context, op func(try int) error) error {
 
 // Put implements Store.
 func (r *retry) Put(ctx context.Context, key string, data []byte) error {
+	return r.create(ctx, key, data, func() error { return r.s.Put(ctx, key, data) })
+}
+
+// Stage implements Stager.
+func (r *retry) Stage(ctx context.Context, key string, data []byte) (Staged, error) {
+	var g Staged
+	err := r.do(ctx, func(int) (err error) {
+		g, err = Stage(ctx, r.s, key, data)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &retried{g, r, key, data}, nil
+}
+
+// retried is a staged object whose Commit is repeated.
+type retried struct {
+	Staged
+	r    *retry
+	key  string
+	data []byte
+}
+
+// Commit implements Staged.
+func (g *retried) Commit(ctx context.Context) error {
+	return g.r.create(ctx, g.key, g.data, func() error { return g.Staged.Commit(ctx) })
+}
+
+// create repeats what makes the object at key.
+func (r *retry) create(ctx context.Context, key string, data []byte, put func() error) error {
 	return r.do(ctx, func(try int) error {
-		err := r.s.Put(ctx, key, data)
+		err := put()
 		if try == 0 || !errors.Is(err, ErrExists) {
 			return err
 		}

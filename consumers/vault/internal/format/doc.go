@@ -41,6 +41,9 @@
 //	body      msgpack array: id, name, blob, wrapped
 //	disk key  "LWDKEY\r\n" | version u16 | wrapped [60] | CRC-32C u32 of all before
 //
+// kind is 1 for a passphrase, with what Argon2id needs, and 3 for a random key, with
+// 0 for time, memory and threads. A reader passes over slots of other kinds.
+//
 // An outer slot stands beside the others: a service wrapped the 32 bytes of a random
 // key, which is blob, with its key of that name; the random key wraps the vault's.
 //

@@ -114,6 +114,12 @@ func slot() *Slot {
 	return s
 }
 
+func fileSlot() *Slot {
+	s := slot()
+	s.ID, s.Kind, s.Time, s.Memory, s.Threads = "def", SlotFile, 0, 0, 0
+	return s
+}
+
 func must(t testing.TB) func([]byte, error) []byte {
 	return func(b []byte, err error) []byte {
 		t.Helper()
@@ -142,6 +148,8 @@ func TestGolden(t *testing.T) {
 	golden(t, "record", ok(EncodeRecord(record())))
 	golden(t, "slot", ok(EncodeSlot(slot())))
 	golden(t, "slot-context", slot().Context())
+	golden(t, "file-slot", ok(EncodeSlot(fileSlot())))
+	golden(t, "file-slot-context", fileSlot().Context())
 	golden(t, "outer-slot", ok(EncodeOuterSlot(outerSlot())))
 	golden(t, "outer-slot-context", outerSlot().Context())
 	golden(t, "disk-key", EncodeDiskKey([WrappedSize]byte{1, 2, 3}))
@@ -174,6 +182,9 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if got, err := DecodeOuterSlot(ok(EncodeOuterSlot(outerSlot()))); err != nil || !reflect.DeepEqual(got, outerSlot()) {
 		t.Errorf("outer slot: %+v, %v", got, err)
+	}
+	if got, err := DecodeSlot(ok(EncodeSlot(fileSlot()))); err != nil || !reflect.DeepEqual(got, fileSlot()) {
+		t.Errorf("file slot: %+v, %v", got, err)
 	}
 	if got, err := DecodeDiskKey(EncodeDiskKey(slot().Wrapped)); err != nil || got != slot().Wrapped {
 		t.Errorf("disk key: %v", err)
@@ -298,6 +309,7 @@ func TestRefuses(t *testing.T) {
 		"long text":        trail(func(t *Trailer) { t.Open.Path = strings.Repeat("x", MaxText+1) }),
 		"dear slot":        key(func(s *Slot) { s.Memory = 1 << 30 }),
 		"slow slot":        key(func(s *Slot) { s.Time = 1000 }),
+		"slow file slot":   key(func(s *Slot) { s.Kind = SlotFile }),
 		"no machines":      pnt(func(p *Point) { p.Machines = nil }),
 		"no disks":         pnt(func(p *Point) { p.Machines[0].Disks = nil }),
 		"disk at 0":        pnt(func(p *Point) { p.Machines[0].Disks[0].Number = 0 }),

@@ -46,6 +46,7 @@ func FuzzPointObject(f *testing.F) {
 
 func FuzzSlot(f *testing.F) {
 	f.Add(must(f)(EncodeSlot(slot())))
+	f.Add(must(f)(EncodeSlot(fileSlot())))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = fixCRC(b)
 		if x, err := DecodeSlot(b); err == nil {

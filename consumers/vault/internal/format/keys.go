@@ -66,6 +66,7 @@ type SlotKind uint8
 const (
 	SlotPassphrase SlotKind = 1 // wraps with Argon2id of a passphrase
 	SlotOuter      SlotKind = 2 // wraps with a key that a service keeps: see OuterSlot
+	SlotFile       SlotKind = 3 // wraps with HKDF of a random key, as key files have one
 )
 
 // Slot is one way to the vault key.
@@ -74,7 +75,7 @@ type Slot struct {
 
 	ID      string
 	Kind    SlotKind
-	Time    uint32 // Argon2id passes
+	Time    uint32 // Argon2id passes; this and the next two are 0 where there is no passphrase
 	Memory  uint32 // Argon2id memory in KiB
 	Threads uint8  // Argon2id lanes
 	Salt    [SaltSize]byte
@@ -190,6 +191,9 @@ func (s *OuterSlot) check() error {
 func (s *Slot) check() error {
 	if err := checkText(s.ID); err != nil {
 		return err
+	}
+	if s.Kind == SlotFile && (s.Time != 0 || s.Memory != 0 || s.Threads != 0) {
+		return malformed("key slot of a key file asks for Argon2id")
 	}
 	if s.Kind != SlotPassphrase {
 		return nil

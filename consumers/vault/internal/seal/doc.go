@@ -1,6 +1,7 @@
 // Package seal turns keys into seals: it derives, wraps, encrypts and binds.
 //
 //	passphrase --Argon2id(slot's salt)--> wraps the vault key
+//	key file   --HKDF(slot's salt, place)--> wraps the vault key
 //	service    --unwraps slot's blob--> wraps the vault key
 //	vault key  --HKDF("leeward wrap disk keys")--> wraps each disk key
 //	vault key  --HKDF(point's salt, place)--> seals a point
@@ -14,6 +15,7 @@
 // additional data, so that objects cannot be swapped. The words and fields are
 //
 //	"leeward slot 1"      vault id, the slot without its wrapped key
+//	"leeward file slot 1" vault id, the slot without its wrapped key
 //	"leeward outer slot 1" vault id, the slot without its wrapped key
 //	"leeward disk key 1"  vault id, machine, disk
 //	"leeward segment 1"   vault id, machine, disk, epoch u64, first u64, level u8
@@ -26,6 +28,11 @@
 // hence a key of its own, and its parts are numbered: the nonce is the part's kind
 // (1 byte), 3 zero bytes and its ordinal (u64), the additional data is the place,
 // kind, ordinal (u64) and whatever the part covers in the clear.
+//
+// A key file holds 32 random bytes, as text: "LWKEY1-", their base32 (RFC 4648, no
+// padding, 52 characters), "-", and 8 characters of base32 that are the first 5 bytes
+// of the SHA-256 of "leeward key file 1" and the 32 bytes, by which a mistyped key is
+// told from a passphrase. Random bytes need no Argon2id: there is nothing to guess.
 //
 // This package never stores, logs or formats a key.
 package seal

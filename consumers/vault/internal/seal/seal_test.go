@@ -29,6 +29,7 @@ func TestVectors(t *testing.T) {
 		{"place", place, "116c656577617264207365676d656e742031057661756c74016d00"},
 		{"derive", sliceOf(k.Derive(counting(32), place)), "10641cc60a88bf1913a9816ae9df30c2c17a02e55a484fb2145be4a2cb519bf1"},
 		{"argon", sliceOf(Argon{Time: 1, Memory: 64, Threads: 1}.Stretch([]byte("correct horse"), counting(32))), "1278242c9eeb1909d026c3d0dfe3fce6142314a4f51caf2273faa9e51d5be22d"},
+		{"key file", []byte(k.Text()), "4c574b4559312d4141415145415945415544414f43414a424946515944494f423449424345515443514b524d46595944454e4257484135445950512d45494436494d484d"},
 		{"frame", box.SealTail([]byte("headhello"), 4, Frame, 7, nil), "686561645c2369ee0fa7b2f983442a110e1a46ab1a339d64eb"},
 		{"trailer", box.SealTail([]byte("headhello"), 4, Trailer, 0, []byte("foot")), "686561649162a874d6ecc69a768d75d55a72ceca8dc1afe209"},
 	} {
@@ -119,4 +120,44 @@ func BenchmarkSeal(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		box.SealTail(buf, 0, Frame, uint64(i), nil)
 	}
+}
+
+// A key's text opens as that key, and one with any letter wrong as nothing, not even as
+// a passphrase.
+func TestText(t *testing.T) {
+	k := Key(counting(32))
+	text := k.Text()
+	if got, ok, err := ParseText(text); got != k || !ok || err != nil {
+		t.Fatalf("%v %v %v", got == k, ok, err)
+	}
+	for i := range text {
+		for _, c := range []byte("ABZ237-10aé ") {
+			b := []byte(text)
+			if b[i] == c {
+				continue
+			}
+			b[i] = c
+			if _, ok, err := ParseText(string(b)); i < len(textPrefix) && ok || i >= len(textPrefix) && !errors.Is(err, ErrText) {
+				t.Fatalf("letter %d as %q: %v, %v", i, c, ok, err)
+			}
+		}
+		if _, _, err := ParseText(text[:i]); i >= len(textPrefix) && err == nil {
+			t.Fatalf("the first %d letters are a key", i)
+		}
+	}
+	for _, s := range []string{"", "a passphrase", "LWKEY", "lwkey1-" + text[len(textPrefix):]} {
+		if _, ok, err := ParseText(s); ok || err != nil {
+			t.Errorf("%q: %v, %v", s, ok, err)
+		}
+	}
+}
+
+func FuzzParseText(f *testing.F) {
+	f.Add(Key(counting(32)).Text())
+	f.Add("LWKEY1-")
+	f.Fuzz(func(t *testing.T, s string) {
+		if k, ok, err := ParseText(s); ok && err == nil && k.Text() != s {
+			t.Fatalf("%q was read as a key", s)
+		}
+	})
 }

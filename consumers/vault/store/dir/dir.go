@@ -44,6 +44,7 @@ type Options struct {
 var (
 	_ store.Store  = (*Store)(nil)
 	_ store.Syncer = (*Store)(nil)
+	_ store.Stager = (*Store)(nil)
 )
 
 // Open opens an existing directory and clears away what crashed writers left in it
@@ -94,34 +95,70 @@ func (s *Store) URL() string { return "dir://" + s.root }
 
 // Put implements store.Store.
 func (s *Store) Put(ctx context.Context, key string, data []byte) error {
-	if err := s.check(ctx, key); err != nil {
+	g, err := s.Stage(ctx, key, data)
+	if err != nil {
 		return err
 	}
+	defer g.Abort()
+	return g.Commit(ctx)
+}
+
+// Stage implements store.Stager: the bytes are in a temporary file, fsynced.
+func (s *Store) Stage(ctx context.Context, key string, data []byte) (store.Staged, error) {
+	if err := s.check(ctx, key); err != nil {
+		return nil, err
+	}
 	if err := s.present(); err != nil {
-		return fmt.Errorf("put %s in %s: %w", key, s.URL(), err)
+		return nil, fmt.Errorf("put %s in %s: %w", key, s.URL(), err)
 	}
 	temp, err := s.writeTemp(data)
 	if err != nil {
-		return s.failed("put", key, len(data), err)
+		return nil, s.failed("put", key, len(data), err)
 	}
-	defer os.Remove(temp)
-	name := s.path(key)
+	return &staged{s: s, key: key, temp: temp, size: len(data)}, nil
+}
+
+// staged is an object that has no name yet but a temporary one.
+type staged struct {
+	s    *Store
+	key  string
+	temp string
+	size int
+}
+
+// Commit implements store.Staged with a hard link: never over an object that is there.
+func (g *staged) Commit(ctx context.Context) error {
+	s := g.s
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	name := s.path(g.key)
 	if err := s.ensure(filepath.Dir(name)); err != nil {
-		return s.failed("put", key, len(data), err)
+		return s.failed("put", g.key, g.size, err)
 	}
-	linked := os.Link(temp, name)
+	linked := os.Link(g.temp, name)
 	if linked != nil && !errors.Is(linked, fs.ErrExist) {
-		return s.failed("put", key, len(data), linked)
+		return s.failed("put", g.key, g.size, linked)
 	}
 	// Also when somebody else's link was there first: it may have died before this.
 	if err := syncDir(filepath.Dir(name)); err != nil {
-		return s.failed("put", key, len(data), err)
+		return s.failed("put", g.key, g.size, err)
 	}
-	if linked != nil {
-		return fmt.Errorf("put %s in %s: %w", key, s.URL(), store.ErrExists)
+	if linked != nil && !g.ours(name) {
+		return fmt.Errorf("put %s in %s: %w", g.key, s.URL(), store.ErrExists)
 	}
 	return nil
 }
+
+// ours reports whether name is the staged file: a Commit before this one linked it.
+func (g *staged) ours(name string) bool {
+	a, err := os.Stat(g.temp)
+	b, there := os.Stat(name)
+	return err == nil && there == nil && os.SameFile(a, b)
+}
+
+// Abort implements store.Staged.
+func (g *staged) Abort() { os.Remove(g.temp) }
 
 // writeTemp returns the name of a durable file with data, or leaves nothing.
 func (s *Store) writeTemp(data []byte) (name string, err error) {
@@ -133,7 +170,7 @@ func (s *Store) writeTemp(data []byte) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = f.Write(data)
+	err = writeAll(f, data)
 	if err == nil {
 		err = f.Sync()
 	}

@@ -6,8 +6,9 @@
 //
 // # How a Put becomes durable
 //
-//  1. Write the bytes to a new file in .tmp/ below the root.
-//  2. fsync that file.
+//  1. Write the bytes to a new file in .tmp/ below the root; a large object passes the
+//     page cache by where the file system can do that (O_DIRECT).
+//  2. fsync that file. Up to here it is staged: any number may be.
 //  3. Make the missing directories of the key, outermost first, and fsync the
 //     parent of each.
 //  4. link(2) the file to its name. This is the one step that takes effect; it

@@ -21,7 +21,10 @@ type lazy struct {
 	tried time.Time   // mu guards
 }
 
-var _ store.Syncer = (*lazy)(nil)
+var (
+	_ store.Syncer = (*lazy)(nil)
+	_ store.Stager = (*lazy)(nil)
+)
 
 func (l *lazy) get() (store.Store, error) {
 	l.mu.Lock()
@@ -50,6 +53,15 @@ func (l *lazy) Put(ctx context.Context, key string, data []byte) error {
 		return err
 	}
 	return s.Put(ctx, key, data)
+}
+
+// Stage implements store.Stager.
+func (l *lazy) Stage(ctx context.Context, key string, data []byte) (store.Staged, error) {
+	s, err := l.get()
+	if err != nil {
+		return nil, err
+	}
+	return store.Stage(ctx, s, key, data)
 }
 
 // Get implements store.Store.

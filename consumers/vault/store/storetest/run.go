@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		"many":     testMany,
 		"sync":     testSync,
 		"append":   testAppendOnly,
+		"stage":    testStage,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
