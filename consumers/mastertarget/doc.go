@@ -21,7 +21,13 @@
 // Nothing keeps others from writing to the disk between two runs. Verify finds that, and
 // makes the next Bring compare everything.
 //
-// The package writes nothing to the vault, publishes nothing, and never decides which
-// point is to be brought home. It never writes to a disk that is mounted or otherwise in
+// # Disks in another machine
+//
+// With Config.Rescue the disk is in a machine that runs `leeward-agent rescue`, at the other
+// end of the bus (package streams/rescue). The record stays here: a rescue keeps nothing, and
+// what it had not synced when it went away is not believed. Reach takes it over from whoever
+// had it; ErrAnew says that it was started anew, and that it is to be reached again.
+//
+// The package writes nothing to the vault, and never decides which point is to be brought home. It never writes to a disk that is mounted or otherwise in
 // use.
 package mastertarget

@@ -11,20 +11,22 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/leeward-dr/leeward/agent/disk"
+	"github.com/leeward-dr/leeward/agent/disk/home"
 	"github.com/leeward-dr/leeward/consumers/vault"
 )
 
 // ErrRefused means that the disk is not written to, for a reason that the message names.
-var ErrRefused = errors.New("this disk is not written to")
+var ErrRefused = home.ErrRefused
 
 // Config says what to bring home, and where that is.
 type Config struct {
 	Vault *vault.Vault
 	Disk  vault.DiskID
-	Path  string // block device or image file
+	Path  string // block device or image file on this host
+	// Rescue, if set, has the disk: a machine that was booted from a live system, where an
+	// operator said which of its disks may be overwritten with this one. Path and Other mean
+	// nothing then.
+	Rescue *Rescue
 	// StateDir is where the record of what is known of the disk is kept. It must not be
 	// on that disk.
 	StateDir string
@@ -40,11 +42,10 @@ type Config struct {
 
 // Master is a disk that is brought home. Its methods are called by one goroutine.
 type Master struct {
-	cfg   Config
-	id    string     // of the disk
-	read  *disk.Disk // sees past caches
-	write *os.File   // held for nobody else
-	rec   *record
+	cfg Config
+	id  string // of the disk
+	dev device
+	rec *record
 
 	window uint64 // blocks
 }
@@ -67,17 +68,7 @@ func Open(ctx context.Context, cfg Config) (_ *Master, err error) {
 			m.Close()
 		}
 	}()
-	if err := m.make(); err != nil {
-		return nil, err
-	}
-	if m.read, err = disk.Open(cfg.Path); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	m.id = m.read.Identity()
-	if err := m.suits(ctx); err != nil {
-		return nil, err
-	}
-	if err := m.hold(); err != nil {
+	if err := m.open(ctx); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
@@ -87,6 +78,32 @@ func Open(ctx context.Context, cfg Config) (_ *Master, err error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// open opens the disk and holds it, or says why it must not be written to.
+func (m *Master) open(ctx context.Context) error {
+	if m.cfg.Rescue != nil {
+		f, err := m.cfg.Rescue.open(ctx, m.cfg.Disk.Disk, m.cfg.Size)
+		if err != nil {
+			return err
+		}
+		m.dev, m.id = f, f.identity()
+		m.cfg.Path = f.String()
+		m.cfg.Progress = f.progress(m.cfg.Progress)
+		return nil
+	}
+	if err := m.make(); err != nil {
+		return err
+	}
+	d, err := home.Open(m.cfg.Path)
+	if err != nil {
+		return err
+	}
+	m.dev, m.id = &local{d, m.cfg.Size}, d.Identity()
+	if err := m.suits(ctx, d); err != nil {
+		return err
+	}
+	return d.Hold()
 }
 
 // make makes an image of the right size if that was asked for.
@@ -112,13 +129,13 @@ func (m *Master) make() error {
 }
 
 // suits says why the disk is not the one to write to.
-func (m *Master) suits(ctx context.Context) error {
+func (m *Master) suits(ctx context.Context, d *home.Disk) error {
 	c := &m.cfg
-	size := m.read.Size()
+	size := d.Size()
 	switch {
 	case size < c.Size:
 		return fmt.Errorf("%w: %s has %d bytes, disk %s needs %d: name a larger one", ErrRefused, c.Path, size, c.Disk, c.Size)
-	case size > c.Size && !m.read.IsBlock():
+	case size > c.Size && !d.IsBlock():
 		return fmt.Errorf("%w: image %s has %d bytes, disk %s has %d: name the right one, or one that does not exist yet", ErrRefused, c.Path, size, c.Disk, c.Size)
 	case size > c.Size && !c.Other:
 		return fmt.Errorf("%w: %s has %d bytes, disk %s had %d: name the right one, or say that another may be overwritten", ErrRefused, c.Path, size, c.Disk, c.Size)
@@ -158,79 +175,12 @@ func (m *Master) original(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// hold opens the disk for writing and keeps everybody else out.
-func (m *Master) hold() error {
-	path := m.cfg.Path
-	flags := os.O_RDWR
-	if m.read.IsBlock() {
-		flags |= unix.O_EXCL // the kernel refuses if it, or a part of it, is in use
-	}
-	f, err := os.OpenFile(path, flags, 0)
-	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("%w: %s is in use%s: boot the machine from something else, or unmount it", ErrRefused, path, m.user())
-	}
-	if err != nil {
-		return fmt.Errorf("open disk for writing: %w", err)
-	}
-	m.write = f
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("%w: %s is being written by another process: %w", ErrRefused, path, err)
-	}
-	if m.read.IsBlock() {
-		return nil
-	}
-	if loop := loopOver(path); loop != "" {
-		return fmt.Errorf("%w: image %s is in use by %s: detach that (losetup -d %s), or name it instead", ErrRefused, path, loop, loop)
-	}
-	return nil
-}
-
-// user tells who uses the disk, as far as mounts say it: " (mounted at /x)", or "".
-func (m *Master) user() string {
-	u, err := disk.Inspect(m.read)
-	if err != nil {
-		return ""
-	}
-	for _, x := range u.Mounts {
-		return fmt.Sprintf(" (mounted at %s)", x.Path)
-	}
-	for _, x := range u.Swaps {
-		return fmt.Sprintf(" (for swap, %s)", x.Path)
-	}
-	return ""
-}
-
-// loopOver returns the loop device over an image, "" if there is none.
-func loopOver(path string) string {
-	mine, err := os.Stat(path)
-	if err != nil {
-		return ""
-	}
-	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		return ""
-	}
-	for _, p := range all {
-		b, err := os.ReadFile(p)
-		if err != nil {
-			continue // it went meanwhile
-		}
-		if st, err := os.Stat(strings.TrimSuffix(string(b), "\n")); err == nil && os.SameFile(st, mine) {
-			return "/dev/" + strings.Split(p, "/")[3]
-		}
-	}
-	return ""
-}
-
 // Close lets the disk go. What was brought stays recorded.
 func (m *Master) Close() error {
 	var errs []error
-	if m.write != nil {
-		errs = append(errs, m.write.Close())
+	if m.dev != nil {
+		errs = append(errs, m.dev.close())
 	}
-	if m.read != nil {
-		errs = append(errs, m.read.Close())
-	}
-	m.write, m.read = nil, nil
+	m.dev = nil
 	return errors.Join(errs...)
 }

@@ -7,9 +7,7 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
-	"github.com/leeward-dr/leeward/agent/disk"
 	"github.com/leeward-dr/leeward/consumers/vault"
 )
 
@@ -22,13 +20,16 @@ func (m *Master) Verify(ctx context.Context, d *vault.PointDisk) error {
 	if d.Size != m.cfg.Size {
 		return fmt.Errorf("%w: at the point disk %s has %d bytes, not %d", ErrRefused, m.cfg.Disk, d.Size, m.cfg.Size)
 	}
-	// What is cached proves nothing of the disk.
-	_ = unix.Fadvise(int(m.write.Fd()), 0, int64(m.cfg.Size), unix.FADV_DONTNEED)
+	want, err := m.hoped(ctx, d)
+	if err != nil {
+		return err
+	}
+	m.dev.dropCaches()
 	var got vault.Digest
 	blocks := m.rec.blocks()
 	for at := uint64(0); at < blocks; at += m.window {
 		n := min(m.window, blocks-at)
-		sums, err := m.many(ctx, at, n)
+		sums, err := m.many(ctx, at, n, want)
 		if err != nil {
 			return fmt.Errorf("verify %s: %w", m.cfg.Path, err)
 		}
@@ -47,20 +48,35 @@ func (m *Master) Verify(ctx context.Context, d *vault.PointDisk) error {
 	return m.save()
 }
 
+// hoped returns the sums that a disk far away is asked to have, so that it need not send
+// those that it has; nil for one that is here.
+func (m *Master) hoped(ctx context.Context, d *vault.PointDisk) (*vault.Sums, error) {
+	if m.cfg.Rescue == nil {
+		return nil, nil
+	}
+	return m.cfg.Vault.SumsAt(ctx, m.cfg.Disk, d.At)
+}
+
 // many returns the sums of many blocks.
-func (m *Master) many(ctx context.Context, start, count uint64) ([]vault.Sum, error) {
+func (m *Master) many(ctx context.Context, start, count uint64, hoped *vault.Sums) ([]vault.Sum, error) {
 	sums := make([]vault.Sum, count)
 	g, ctx := errgroup.WithContext(ctx)
 	next := atomic.Uint64{}
+	piece := m.dev.piece()
 	for range workers {
 		g.Go(func() error {
-			buf := disk.AlignedBuffer(pieceBlocks * vault.BlockSize)
+			buf := m.dev.buffer()
 			for {
-				at := (next.Add(1) - 1) * pieceBlocks
+				at := (next.Add(1) - 1) * piece
 				if at >= count {
 					return nil
 				}
-				part, err := m.sums(ctx, run{start + at, min(pieceBlocks, count-at)}, buf)
+				r := run{start + at, min(piece, count-at)}
+				var want []vault.Sum
+				if hoped != nil {
+					want = hoped.Read(r.start, int(r.count))
+				}
+				part, err := m.dev.sums(ctx, r, want, coarse, buf)
 				if err != nil {
 					return err
 				}
@@ -70,3 +86,6 @@ func (m *Master) many(ctx context.Context, start, count uint64) ([]vault.Sum, er
 	}
 	return sums, g.Wait()
 }
+
+// Finish says where the disk is that it is as at a point, verified.
+func (m *Master) Finish(ctx context.Context, point string) error { return m.dev.done(ctx, point) }

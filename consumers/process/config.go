@@ -15,6 +15,8 @@ type Config struct {
 	BatchAge    time.Duration // how long the first link of a run waits at most
 	MemoryBytes int64         // bytes of links that wait for the vault, over all disks
 	Workers     int           // commits at the same time
+	Pool        streams.Pool  // whose changes are handled; default: the pool that is always there
+	Standby     bool          // handle them only while no other process server of the pool lives
 }
 
 // Default serves the appliance.
@@ -42,7 +44,7 @@ func (c Config) Validate() error {
 	case c.Workers < 1 || c.Workers > 1024:
 		return fmt.Errorf("process.workers is %d: use 1 to 1024", c.Workers)
 	}
-	return nil
+	return c.Pool.Validate()
 }
 
 // perDisk is how many bytes of links one disk may have waiting: enough to fill a
@@ -51,11 +53,13 @@ func (c Config) perDisk() int64 {
 	return max(minMemory/2, min(3*c.BatchBytes, c.MemoryBytes/2))
 }
 
-// pullBytes is how much is fetched ahead for each of n partitions. The client asks
-// again at one half, so two of the largest messages must fit.
+// pullBytes is how much is fetched ahead for a partition when n of them have a backlog:
+// enough that JetStream need not wait for the next request, and all together no more than
+// a quarter of the memory. The client asks again at one half, so two of the largest
+// messages must fit.
 func (c Config) pullBytes(n int) int {
 	const largest = streams.MaxMessage + 64<<10 // with subject, reply and headers
-	return int(min(max(2*largest, c.MemoryBytes/4/int64(n)), 16<<20))
+	return int(min(max(2*largest, c.MemoryBytes/4/int64(max(1, n))), 12<<20))
 }
 
 // tempo is how patient a server is. Tests are less so.
@@ -69,6 +73,7 @@ type tempo struct {
 	busMax   time.Duration // longest wait after JetStream failed: it is away for seconds, and everybody waits for it
 	ask      time.Duration // how long a request for sums waits
 	quiet    time.Duration // least time between two equal events
+	look     time.Duration // how often it is looked how much is to be fetched ahead
 	request  time.Duration // life of a request for messages: so long may one who lost a partition still get some
 	beat     time.Duration // how often servers that share partitions say that they live
 	leave    time.Duration // how long a partition that moves may take to be committed
@@ -79,7 +84,7 @@ func patient() tempo {
 		hold: 2 * time.Second, reset: 10 * time.Second,
 		touch: streams.PartitionConsumer(0).AckWait / 3,
 		idle:  5 * time.Minute, retry: 200 * time.Millisecond, retryMax: 15 * time.Second, busMax: time.Second,
-		ask: 5 * time.Second, quiet: 10 * time.Second, request: 6 * time.Second, beat: time.Second, leave: leaveTime,
+		ask: 5 * time.Second, quiet: 10 * time.Second, request: 6 * time.Second, look: time.Second, beat: time.Second, leave: leaveTime,
 	}
 }
 

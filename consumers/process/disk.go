@@ -13,8 +13,9 @@ import (
 )
 
 // disk follows the chain of one disk. Everything below "owned" is touched only by
-// its goroutine, loop; what takes time or I/O runs as a task, one at a time, so that
-// deliveries are kept alive and links gathered while the vault works.
+// its goroutine, loop; what takes time or I/O runs as a task, so that deliveries are
+// kept alive and links gathered while the vault works. A task runs alone, except that
+// up to commitsAhead runs are committed at a time.
 type disk struct {
 	s    *Server
 	id   vault.DiskID
@@ -32,22 +33,27 @@ type disk struct {
 	w              *vault.DiskWriter // nil until opened
 	head           vault.Head        // what the vault holds
 	tail           vault.Head        // behind the last link of runs
-	runs           []*run            // in order; the first may be in a task
+	runs           []*run            // in order; the first may be begun
 	waiting        []*link           // came while the head was not known
 	held           []*link           // behind a gap, in order
 	heldBytes      int64
 	gap            gap
-	lost           uint64      // the epoch whose links are dropped: the agent was asked to send again
-	outbox         []notice    // receipts that say why links were refused
-	questions      []*ask      // for sums
-	told           told        // what was said once already
-	reload         bool        // the head must be read again before anything else
-	check          bool        // RECEIPTS must be compared with the head
-	draining       bool        //
-	busy           bool        // a task is running
-	done           chan func() // the end of a task, to be called by loop
-	failing        error       // the store's last answer, nil if it works
-	retry          time.Time   // no task before
+	lost           uint64        // the epoch whose links are dropped: the agent was asked to send again
+	outbox         []notice      // receipts that say why links were refused
+	questions      []*ask        // for sums
+	told           told          // what was said once already
+	reload         bool          // the head must be read again before anything else
+	check          bool          // RECEIPTS must be compared with the head
+	draining       bool          //
+	tasks          int           // that run
+	done           chan func()   // the end of a task, to be called by loop
+	busy           bool          // one that runs alone is among them, or one that begins a commit
+	pending        int           // runs that are begun; the first ones
+	said           chan struct{} // closed: the run begun last is settled
+	broken         *failure      // of the first run: those behind it fail too
+	stale          bool          // the writer's sums are ahead of the vault, until it has looked again
+	failing        error         // the store's last answer, nil if it works
+	retry          time.Time     // no task before
 	wait           time.Duration
 	touched        time.Time // when deliveries were last kept alive
 	committedLinks uint64
@@ -83,7 +89,7 @@ func newDisk(s *Server, id vault.DiskID, p *part) *disk {
 	return &disk{
 		s: s, id: id, part: p, log: s.log.With("machine", id.Machine, "disk", id.Disk),
 		in: make(chan *link, 8), asks: make(chan *ask, maxAsks), announce: make(chan struct{}, 1), drain: make(chan struct{}),
-		quota: semaphore.NewWeighted(s.cfg.perDisk()), done: make(chan func(), 1), touched: time.Now(),
+		quota: semaphore.NewWeighted(s.cfg.perDisk()), done: make(chan func(), 1+commitsAhead), touched: time.Now(),
 	}
 }
 
@@ -103,7 +109,7 @@ func (d *disk) loop(ctx context.Context) {
 		timer.Reset(time.Until(d.wake()))
 		select {
 		case <-ctx.Done():
-			if d.busy {
+			for ; d.tasks > 0; d.tasks-- {
 				<-d.done
 			}
 			return
@@ -113,7 +119,7 @@ func (d *disk) loop(ctx context.Context) {
 			d.used, a.want = time.Now(), d.tail.Position
 			d.questions = append(d.questions, a)
 		case end := <-d.done:
-			d.busy = false
+			d.tasks--
 			end()
 		case <-d.announce:
 			d.check = true
@@ -128,7 +134,13 @@ func (d *disk) loop(ctx context.Context) {
 func (d *disk) step(ctx context.Context, now time.Time) {
 	d.keepAlive(now)
 	d.expire(now)
-	if d.busy || now.Before(d.retry) || ctx.Err() != nil {
+	if ctx.Err() != nil {
+		return
+	}
+	if d.broken != nil && d.pending == 0 && !d.busy {
+		d.commitFailed()
+	}
+	if d.busy || d.broken != nil || now.Before(d.retry) {
 		return
 	}
 	if d.w == nil {
@@ -137,7 +149,41 @@ func (d *disk) step(ctx context.Context, now time.Time) {
 		}
 		return
 	}
-	d.answer()
+	if d.pending == 0 {
+		d.answer()
+	}
+	if d.alone() {
+		if d.pending == 0 {
+			d.serve(ctx)
+		}
+		return
+	}
+	switch {
+	case len(d.runs) > d.pending && d.pending < commitsAhead && d.due(now):
+		d.commit(ctx)
+	case len(d.runs) == 0 && !d.gap.deadline.IsZero() && !now.Before(d.gap.deadline):
+		d.search(ctx, now)
+	}
+}
+
+// alone reports whether something is to be done that nothing may be pending beside.
+func (d *disk) alone() bool {
+	if d.reload || d.check || len(d.outbox) > 0 {
+		return true
+	}
+	if d.stale {
+		return false
+	}
+	for _, a := range d.questions {
+		if !less(d.head.Position, a.want) {
+			return true
+		}
+	}
+	return false
+}
+
+// serve does one of the things that alone tells of, beside answers.
+func (d *disk) serve(ctx context.Context) {
 	switch {
 	case d.reload:
 		d.read(ctx)
@@ -145,17 +191,13 @@ func (d *disk) step(ctx context.Context, now time.Time) {
 		d.compare(ctx)
 	case len(d.outbox) > 0:
 		d.say(ctx)
-	case len(d.runs) > 0 && d.due(now):
-		d.commit(ctx)
-	case len(d.runs) == 0 && !d.gap.deadline.IsZero() && !now.Before(d.gap.deadline):
-		d.search(ctx, now)
 	}
 }
 
-// due reports whether the first run is to be committed now.
+// due reports whether the first run that is not begun is to be committed now.
 func (d *disk) due(now time.Time) bool {
-	r := d.runs[0]
-	return r.closed || len(d.runs) > 1 || d.draining || len(d.questions) > 0 ||
+	r := d.runs[d.pending]
+	return r.closed || len(d.runs) > d.pending+1 || d.draining || len(d.questions) > 0 ||
 		!now.Before(r.count.Due(d.s.limits)) || !d.gap.deadline.IsZero() && !now.Before(d.gap.deadline)
 }
 
@@ -171,8 +213,8 @@ func (d *disk) wake() time.Time {
 		if d.failing != nil {
 			sooner(d.retry)
 		} else {
-			if len(d.runs) > 0 {
-				sooner(d.runs[0].count.Due(d.s.limits))
+			if len(d.runs) > d.pending && d.pending < commitsAhead {
+				sooner(d.runs[d.pending].count.Due(d.s.limits))
 			}
 			sooner(d.gap.deadline)
 		}
@@ -322,7 +364,7 @@ func (d *disk) find(p vault.Position) *link {
 // drained reports whether nothing is left to do before a stop. Links behind a gap
 // are left unacknowledged for the next server.
 func (d *disk) drained() bool {
-	return !d.busy && len(d.runs) == 0 && len(d.waiting) == 0 && len(d.outbox) == 0 && len(d.in) == 0
+	return d.tasks == 0 && len(d.runs) == 0 && len(d.waiting) == 0 && len(d.outbox) == 0 && len(d.in) == 0
 }
 
 // retire ends a disk that has had nothing to do for a while, so that its table of

@@ -2,9 +2,9 @@
 // it owns, follows the chain of every disk, commits runs of links to the vault,
 // says in a receipt what the vault holds, and only then acknowledges the messages.
 //
-//	JetStream ─pull─► decode ─► follow ─► run ─► optimize ─► vault.Commit ─► receipt ─► ack
-//	            (one handler      (one goroutine a disk)        (worker pool, in order a disk)
-//	            a partition)
+//	JetStream ─pull─► decode ─► follow ─► run ─► optimize ─► vault.Begin ─► receipt ─► ack
+//	            (one handler      (one goroutine a disk)        (worker pool, in order a disk,
+//	            a partition)                                     three runs of it at a time)
 //
 // # What is done with a link
 //
@@ -38,7 +38,8 @@
 // # Who may fail, and what happens
 //
 // Killed between commit and ack: JetStream delivers again, the head shows that the
-// vault has it. Two servers on one partition: the vault takes each number once, the
+// vault has it. A run fails while others of its disk are under way: the vault lets none
+// behind it in, they are committed again after it. Two servers on one partition: the vault takes each number once, the
 // loser reads the head again and goes on behind it. Store failing: the runs stay in
 // memory, deliveries are kept alive, the budget fills, pulling stops, JetStream
 // fills, agents slow down; nothing is acknowledged. JetStream's state lost: the
@@ -80,10 +81,11 @@
 // # Memory
 //
 // Config.MemoryBytes bounds the links that wait, over all disks; one disk has at
-// most three runs or half of it. On top comes what the NATS client has fetched and
-// nobody handled yet: at most 2.2 MiB a partition by default (PullMaxBytes below
-// that could be smaller than one message, which JetStream answers by silence), and
-// the vault's table of sums for each disk that is in use.
+// most three runs or half of it. On top come the segments that are being written, one
+// for each of Config.Workers; what the NATS client has fetched and nobody handled yet:
+// 12 MiB for a partition alone, less for each the more of them have a backlog, and at
+// least 2.2 MiB (below that it could be smaller than one message, which JetStream answers
+// by silence); and the vault's table of sums for each disk that is in use.
 //
 // This package never decides what a recovery point is, and never changes a link:
 // what the agent sent is what the vault gets, or nothing.

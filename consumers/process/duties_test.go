@@ -304,15 +304,18 @@ func TestServiceTellsItsNumbers(t *testing.T) {
 	a := newAgent(t, r.b, "web1", "sda")
 	a.publish(a.open("first"), a.write())
 	a.settled()
-	m, err := r.b.Conn.RequestWithContext(background(t), "leeward.process.stats", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var st Stats
-	if err := json.Unmarshal(m.Data, &st); err != nil || st.Disks["web1/sda"].Number != a.at.Number {
-		t.Errorf("%s: %v", m.Data, err)
-	}
-	if m, err = r.b.Conn.RequestWithContext(background(t), "$SRV.STATS.leeward-process", nil); err != nil || !json.Valid(m.Data) {
+	eventually(t, "the numbers to tell of the last receipt", func() bool {
+		m, err := r.b.Conn.RequestWithContext(background(t), "leeward.process.stats", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var st Stats
+		if err := json.Unmarshal(m.Data, &st); err != nil {
+			t.Fatalf("%s: %v", m.Data, err)
+		}
+		return st.Disks["web1/sda"].Number == a.at.Number
+	})
+	if m, err := r.b.Conn.RequestWithContext(background(t), "$SRV.STATS.leeward-process", nil); err != nil || !json.Valid(m.Data) {
 		t.Errorf("%v", err)
 	}
 }

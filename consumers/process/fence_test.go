@@ -2,7 +2,10 @@ package process
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -133,6 +136,53 @@ func TestFenceHoldsInDoubt(t *testing.T) {
 	r.empty()
 	if at := r.head(a); at != stood {
 		t.Errorf("the vault went on from %v to %v", stood, at)
+	}
+}
+
+// slowBucket is a bus whose bucket of fences is not answered for a few times.
+type slowBucket struct {
+	jetstream.JetStream
+	fails atomic.Int32
+	err   error
+}
+
+func (b *slowBucket) KeyValue(ctx context.Context, name string) (jetstream.KeyValue, error) {
+	if name == streams.Fences && b.fails.Add(-1) >= 0 {
+		return nil, b.err
+	}
+	return b.JetStream.KeyValue(ctx, name)
+}
+
+// A bus that does not answer while a server starts is asked again; one that has no bucket,
+// or answers never, is not.
+func TestStartIsPatient(t *testing.T) {
+	r := newRig(t)
+	for _, c := range []struct {
+		what  string
+		fails int32
+		err   error
+		ok    bool
+	}{
+		{"no answer, three times", 3, context.DeadlineExceeded, true},
+		{"no answer, ever", 1 << 30, context.DeadlineExceeded, false},
+		{"no bucket", 1, jetstream.ErrBucketNotFound, false},
+	} {
+		s := makeServer(t, r.b, r.v, small())
+		slow := &slowBucket{JetStream: s.js, err: c.err}
+		slow.fails.Store(c.fails)
+		s.js = slow
+		ctx, cancel := background(t), context.CancelFunc(func() {})
+		if c.fails > 3 {
+			ctx, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
+		}
+		err := s.Start(ctx)
+		cancel()
+		if err == nil {
+			stop(t, s)
+		}
+		if (err == nil) != c.ok || !c.ok && !errors.Is(err, c.err) {
+			t.Errorf("%s: %v", c.what, err)
+		}
 	}
 }
 

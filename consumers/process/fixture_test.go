@@ -23,7 +23,7 @@ import (
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
-const patience = time.Minute // a machine may be busy; nobody waits that long when all is well
+const patience = 3 * time.Minute // a machine may be very busy; nobody waits that long when all is well
 
 func background(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
@@ -61,7 +61,7 @@ func newVault(t testing.TB, wrap func(store.Store) store.Store) *vault.Vault {
 func restless() tempo {
 	return tempo{hold: 150 * time.Millisecond, reset: 100 * time.Millisecond, touch: 100 * time.Millisecond, idle: time.Hour,
 		retry: 10 * time.Millisecond, retryMax: 100 * time.Millisecond, busMax: 100 * time.Millisecond, ask: 2 * time.Second, quiet: 10 * time.Second,
-		request: 2 * time.Second, beat: 100 * time.Millisecond, leave: leaveTime}
+		look: 50 * time.Millisecond, request: 2 * time.Second, beat: 100 * time.Millisecond, leave: leaveTime}
 }
 
 func small() Config {
@@ -132,6 +132,7 @@ type agent struct {
 	t             testing.TB
 	b             *bus.Bus
 	machine, disk string
+	pool          streams.Pool
 	rnd           *rand.Rand
 	image         []byte
 	dirty         map[uint64]vault.Position // block: last link that carried it, until confirmed
@@ -191,7 +192,7 @@ func (a *agent) message(c *wire.Change) *nats.Msg {
 		a.t.Fatal(err)
 	}
 	a.at, a.prev = vault.Position{Epoch: c.Epoch, Number: c.Number}, wire.LinkHash(c, b)
-	m := nats.NewMsg(streams.ChangesSubject(a.machine, a.disk))
+	m := nats.NewMsg(a.pool.ChangesSubject(a.machine, a.disk))
 	m.Data, m.Header = b, nats.Header(wire.Headers(c))
 	return m
 }

@@ -51,7 +51,7 @@ func (s *Server) take(n int) (*part, error) {
 	p.ctx, p.cancel = context.WithCancel(s.ctx)
 	p.pullCtx, p.pullStop = context.WithCancel(p.ctx)
 	var err error
-	if p.sub, err = s.conn.QueueSubscribe(streams.SumsPartition(n), "leeward-process", s.asked); err != nil {
+	if p.sub, err = s.conn.QueueSubscribe(s.pool.SumsPartition(n), "leeward-process", s.asked); err != nil {
 		p.cancel()
 		return nil, fmt.Errorf("subscribe to requests for sums of partition %d: %w", n, err)
 	}
@@ -138,10 +138,14 @@ func (s *Server) dropped(parts []*part) {
 	}
 }
 
-// ahead is how much is fetched ahead for each partition.
+// ahead is how much is fetched ahead for a partition: the more of them have a backlog,
+// the less for each.
 func (s *Server) ahead() int {
-	if s.fixed != nil {
-		return s.cfg.pullBytes(len(s.fixed))
+	n := 0
+	for p := range s.behind {
+		if s.behind[p].Load() > 0 {
+			n++
+		}
 	}
-	return s.cfg.pullBytes(streams.Partitions) // it may own all of them tomorrow
+	return s.cfg.pullBytes(n)
 }

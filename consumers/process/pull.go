@@ -53,15 +53,26 @@ func (s *Server) consume(ctx context.Context, pt *part) error {
 	// What a server before us had not acknowledged is delivered again now, in order,
 	// instead of after its acknowledgement wait, out of order.
 	s.reset(ctx, p)
+	for err == nil {
+		err = s.receive(ctx, p, cons, group)
+	}
+	return err
+}
+
+// receive handles deliveries until as much is to be fetched ahead as to make a difference:
+// it returns nil then, and is to be called again.
+func (s *Server) receive(ctx context.Context, p int, cons jetstream.Consumer, group string) error {
 	var handling sync.RWMutex // held for writing: no handler runs any more
 	doubt := make(chan error, 1)
+	ahead := s.ahead()
+	s.fetching[p].Store(int64(ahead))
 	cc, err := cons.Consume(func(m jetstream.Msg) {
 		handling.RLock()
 		defer handling.RUnlock()
 		if ctx.Err() == nil {
 			s.deliver(ctx, p, m)
 		}
-	}, jetstream.PullMaxBytes(s.ahead()), jetstream.PullExpiry(s.tempo.request), jetstream.PullPriorityGroup(group), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	}, jetstream.PullMaxBytes(ahead), jetstream.PullExpiry(s.tempo.request), jetstream.PullPriorityGroup(group), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		select {
 		case doubt <- err:
 		default:
@@ -76,11 +87,22 @@ func (s *Server) consume(ctx context.Context, pt *part) error {
 		//lint:ignore SA2001 nothing to protect, only to wait for
 		handling.Unlock()
 	}()
+	look := time.NewTicker(s.tempo.look)
+	defer look.Stop()
+	resized := false
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-look.C:
+			if now := s.ahead(); !resized && (now >= 2*ahead || ahead >= 2*now) {
+				resized = true
+				cc.Drain() // what was asked for is still handled
+			}
 		case <-cc.Closed():
+			if resized {
+				return nil
+			}
 			select {
 			case err := <-doubt:
 				return fmt.Errorf("consumer of partition %d is closed: %w", p, err)
@@ -92,7 +114,7 @@ func (s *Server) consume(ctx context.Context, pt *part) error {
 			if !s.connected(ctx) {
 				continue
 			}
-			if _, gone := s.js.Consumer(ctx, streams.Changes, streams.PartitionConsumer(p).Durable); errors.Is(gone, jetstream.ErrConsumerNotFound) || errors.Is(gone, jetstream.ErrStreamNotFound) {
+			if _, gone := s.js.Consumer(ctx, s.pool.Stream(), s.pool.PartitionConsumer(p).Durable); errors.Is(gone, jetstream.ErrConsumerNotFound) || errors.Is(gone, jetstream.ErrStreamNotFound) {
 				return fmt.Errorf("%w (%w)", gone, err)
 			}
 			if errors.Is(err, jetstream.ErrNoHeartbeat) {
@@ -115,12 +137,12 @@ func (s *Server) consumer(ctx context.Context, pt *part) (jetstream.Consumer, er
 	p := pt.n
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	cfg := streams.PartitionConsumer(p)
-	cons, err := s.js.Consumer(ctx, streams.Changes, cfg.Durable)
+	cfg := s.pool.PartitionConsumer(p)
+	cons, err := s.js.Consumer(ctx, s.pool.Stream(), cfg.Durable)
 	if !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return cons, err
 	}
-	if cons, err = s.js.CreateOrUpdateConsumer(ctx, streams.Changes, cfg); err != nil {
+	if cons, err = s.js.CreateOrUpdateConsumer(ctx, s.pool.Stream(), cfg); err != nil {
 		return nil, fmt.Errorf("create consumer of partition %d: %w", p, err)
 	}
 	pt.pulls.Go(func() { s.announce(pt.pullCtx, p) })
@@ -140,7 +162,7 @@ func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, p int) (jet
 	cfg, groups := cons.CachedInfo().Config, []string{streams.AnyGroup, s.share.group()}
 	if err == nil && !slices.Equal(cfg.PriorityGroups, groups) {
 		cfg.PriorityGroups = groups
-		cons, err = s.js.UpdateConsumer(ctx, streams.Changes, cfg)
+		cons, err = s.js.UpdateConsumer(ctx, s.pool.Stream(), cfg)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("claim partition %d: %w", p, err)
@@ -165,7 +187,7 @@ func (s *Server) again(ctx context.Context, p int) {
 func (s *Server) reset(ctx context.Context, p int) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if _, err := s.js.ResetConsumer(ctx, streams.Changes, streams.PartitionConsumer(p).Durable); err != nil && ctx.Err() == nil {
+	if _, err := s.js.ResetConsumer(ctx, s.pool.Stream(), s.pool.PartitionConsumer(p).Durable); err != nil && ctx.Err() == nil {
 		// What is outstanding comes when its acknowledgement wait has passed.
 		s.log.Debug("the consumer was not reset", "partition", p, "err", err)
 	}
@@ -190,6 +212,7 @@ func (s *Server) deliver(ctx context.Context, p int, m jetstream.Msg) {
 		s.malformed(m, id, meta.Sequence.Stream, err)
 		return
 	}
+	s.taps.tell(p, m, meta)
 	l := &link{
 		Link: optimize.Link{Change: c, Hash: wire.LinkHash(c, m.Data())}, size: int64(len(m.Data())) + linkOverhead,
 		stored: meta.Timestamp, tickets: []ticket{{seq: meta.Sequence.Stream, reply: m.Reply()}},

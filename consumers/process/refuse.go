@@ -54,6 +54,17 @@ func (d *disk) giveUp() {
 	d.settle()
 }
 
+// letGo has everything that is held delivered again, without a word to the agent.
+func (d *disk) letGo() {
+	for _, l := range d.held {
+		for _, t := range l.tickets {
+			d.s.answered(t.later(d.s.conn, 0))
+		}
+		d.release(l)
+	}
+	d.held, d.heldBytes, d.gap = nil, 0, gap{}
+}
+
 // fork refuses a link that contradicts the chain.
 func (d *disk) fork(l *link, why string) {
 	if d.told.forked == l.at() {

@@ -35,6 +35,7 @@ type Server struct {
 	js        jetstream.JetStream
 	vault     *vault.Vault
 	cfg       Config
+	pool      streams.Pool
 	limits    optimize.Limits
 	tempo     tempo
 	log       *slog.Logger
@@ -42,6 +43,7 @@ type Server struct {
 	share     *share
 	optimizer *optimize.Optimizer
 	voice     *voice
+	taps      *taps
 	memory    *semaphore.Weighted
 	slots     chan struct{}      // one for each commit at the same time
 	committed func(vault.DiskID) // for tests: between commit and receipt
@@ -79,20 +81,26 @@ func New(b *bus.Bus, v *vault.Vault, c Config, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		conn: b.Conn, js: b.JS, vault: v, cfg: c, limits: optimize.Default(), tempo: patient(), log: o.Log,
+		conn: b.Conn, js: b.JS, vault: v, cfg: c, pool: c.Pool, limits: optimize.Default(), tempo: patient(), log: o.Log,
 		fixed: o.Partitions, parts: map[int]*part{}, optimizer: opt, memory: semaphore.NewWeighted(c.MemoryBytes), slots: make(chan struct{}, c.Workers),
 		disks: map[vault.DiskID]*disk{}, shown: map[vault.DiskID]DiskStats{}, fences: fences{all: map[string]*streams.Fence{}},
 	}
 	s.limits.Bytes, s.limits.Age = c.BatchBytes, c.BatchAge
-	s.voice = newVoice(b.JS, o.Log)
+	s.voice, s.taps = newVoice(b.JS, o.Log), newTaps(b)
 	return s, nil
 }
 
-// Start begins to pull and returns. Call it once.
-func (s *Server) Start(context.Context) error {
+// Start begins to pull and returns. Call it once. A bus that is there and does not answer,
+// as while the nodes of a cluster are restarted, is asked again until ctx ends.
+func (s *Server) Start(ctx context.Context) error {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.voice.start(s.ctx, s.tempo)
+	s.taps.start(s.ctx, s.tempo)
 	err := s.followFences(s.ctx) // before the first link is judged
+	for err != nil && streams.Retryable(err) && sleep(ctx, s.tempo.retry) {
+		s.log.Warn("the fences cannot be read, trying again", "err", err)
+		err = s.followFences(s.ctx)
+	}
 	switch {
 	case err != nil:
 	case s.fixed != nil:
@@ -130,6 +138,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.cancel()
 	s.tasks.Wait()
 	s.voice.wait()
+	s.taps.wait()
 	if err == nil && s.conn.IsConnected() {
 		ctx, cancel := context.WithTimeout(ctx, answerWait) // the client insists on a deadline
 		defer cancel()
@@ -175,8 +184,12 @@ func (s *Server) forget(d *disk) bool {
 }
 
 // announce sees to it that RECEIPTS has what the vault holds of every disk of the
-// partitions.
+// partitions. The vault does not know of pools, so the one that is always there does it
+// for all.
 func (s *Server) announce(ctx context.Context, partitions ...int) {
+	if s.pool != "" {
+		return
+	}
 	mine := map[int]bool{}
 	for _, p := range partitions {
 		mine[p] = true

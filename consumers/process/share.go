@@ -24,7 +24,7 @@ import (
 type share struct {
 	s      *Server
 	me     string
-	holder bus.Holder
+	holder member
 	sub    *nats.Subscription
 	stop   context.CancelFunc
 	done   sync.WaitGroup
@@ -43,15 +43,15 @@ type share struct {
 
 // beat is what a server says of itself. It is JSON, for people.
 type beat struct {
-	Server     string     `json:"server"`
-	Holder     bus.Holder `json:"holder"`
-	Generation uint64     `json:"generation"` // of the table it follows
-	Partitions int        `json:"partitions"` // that it owns
-	Leaving    bool       `json:"leaving,omitempty"`
+	Server     string `json:"server"`
+	Holder     member `json:"holder"`
+	Generation uint64 `json:"generation"` // of the table it follows
+	Partitions int    `json:"partitions"` // that it owns
+	Leaving    bool   `json:"leaving,omitempty"`
 }
 
 type peer struct {
-	holder bus.Holder
+	holder member
 	at     uint64 // our echo when it was heard last
 }
 
@@ -67,9 +67,9 @@ const leaveTime = 3 * time.Second
 // join begins to share the partitions with the others on the bus.
 func join(s *Server) error {
 	h := &share{s: s, me: strings.ToLower(rand.Text()), wake: make(chan struct{}, 1), peers: map[string]peer{}, known: map[string]uint64{}}
-	h.holder = bus.ThisProcess(h.me)
+	h.holder = member{bus.ThisProcess(h.me), s.cfg.Standby}
 	var err error
-	if h.sub, err = s.conn.Subscribe(streams.BeatSubject, h.hear); err != nil {
+	if h.sub, err = s.conn.Subscribe(s.pool.BeatSubject(), h.hear); err != nil {
 		return fmt.Errorf("listen to other process servers: %w", err)
 	}
 	s.share = h // before anything is owned
@@ -165,7 +165,7 @@ func (h *share) say(leaving bool) {
 	h.mu.Unlock()
 	b, err := json.Marshal(beat{h.me, h.holder, gen, len(h.s.owned()), leaving})
 	if err == nil && h.s.conn.IsConnected() { // old beats must not wait in a buffer
-		err = h.s.conn.Publish(streams.BeatSubject, b)
+		err = h.s.conn.Publish(h.s.pool.BeatSubject(), b)
 	}
 	if err != nil {
 		h.s.log.Debug("a beat was not sent", "err", err)
@@ -267,12 +267,12 @@ func (h *share) obey(ctx context.Context, t table) (left []int, err error) {
 
 // live returns the servers that take part: this one, those that were heard lately,
 // and members of the table that were not missed for long enough.
-func (h *share) live(t table) map[string]bus.Holder {
+func (h *share) live(t table) map[string]member {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := map[string]bus.Holder{h.me: h.holder}
+	out := map[string]member{h.me: h.holder}
 	for id, p := range h.peers {
-		if h.echo > p.at+missed || !bus.Alive(p.holder) {
+		if h.echo > p.at+missed || !bus.Alive(p.holder.Holder) {
 			delete(h.peers, id)
 			h.known[id] = 0
 			continue
@@ -288,7 +288,7 @@ func (h *share) live(t table) map[string]bus.Holder {
 			since = h.echo + 1
 			h.known[id] = since
 		}
-		if since > 0 && h.echo <= since+missed && bus.Alive(holder) {
+		if since > 0 && h.echo <= since+missed && bus.Alive(holder.Holder) {
 			out[id] = holder
 		}
 	}
@@ -306,7 +306,7 @@ func (h *share) get(ctx context.Context) (table, uint64, error) {
 	defer cancel()
 	t, rev, err := h.read(ctx)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		st, e := h.s.js.Stream(ctx, streams.Changes)
+		st, e := h.s.js.Stream(ctx, h.s.pool.Stream())
 		if e != nil {
 			return t, 0, errors.Join(err, e)
 		}
@@ -320,12 +320,12 @@ func (h *share) read(ctx context.Context) (t table, rev uint64, err error) {
 	if err != nil {
 		return t, 0, fmt.Errorf("open bucket %s: %w", streams.Shares, err)
 	}
-	e, err := kv.Get(ctx, streams.SharesKey)
+	e, err := kv.Get(ctx, h.s.pool.SharesKey())
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return t, 0, nil
 	}
 	if err != nil {
-		return t, 0, fmt.Errorf("read key %s of bucket %s: %w", streams.SharesKey, streams.Shares, err)
+		return t, 0, fmt.Errorf("read key %s of bucket %s: %w", h.s.pool.SharesKey(), streams.Shares, err)
 	}
 	if err := json.Unmarshal(e.Value(), &t); err != nil {
 		h.s.log.Warn("the table of partitions cannot be read, writing another", "err", err)
@@ -348,9 +348,9 @@ func (h *share) write(ctx context.Context, t table, rev uint64) error {
 	}
 	kv, err := h.s.js.KeyValue(ctx, streams.Shares)
 	if err == nil && rev == 0 {
-		_, err = kv.Create(ctx, streams.SharesKey, b)
+		_, err = kv.Create(ctx, h.s.pool.SharesKey(), b)
 	} else if err == nil {
-		_, err = kv.Update(ctx, streams.SharesKey, b, rev)
+		_, err = kv.Update(ctx, h.s.pool.SharesKey(), b, rev)
 	}
 	if err != nil {
 		return fmt.Errorf("write the table of partitions: %w", err)
@@ -366,7 +366,7 @@ func conflict(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
-func first(live map[string]bus.Holder) string {
+func first(live map[string]member) string {
 	f := ""
 	for id := range live {
 		if f == "" || id < f {

@@ -12,7 +12,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/leeward-dr/leeward/streams"
-	"github.com/leeward-dr/leeward/streams/bus"
 )
 
 // Whoever comes and goes in whatever order: everything is owned, by somebody who
@@ -21,10 +20,11 @@ func TestPlanProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var tb table
 		for range rapid.IntRange(1, 12).Draw(t, "rounds") {
-			live := map[string]bus.Holder{}
+			live := map[string]member{}
 			for _, id := range rapid.SliceOfNDistinct(rapid.IntRange(0, 9), 1, 8, rapid.ID).Draw(t, "live") {
-				live[fmt.Sprint("s", id)] = bus.Holder{}
+				live[fmt.Sprint("s", id)] = member{Standby: rapid.IntRange(0, 2).Draw(t, "standby") == 0}
 			}
+			work := workers(live)
 			before := tb
 			var changed bool
 			if tb, changed = plan(tb, live); changed != (tb.Generation == before.Generation+1) {
@@ -35,21 +35,21 @@ func TestPlanProperties(t *testing.T) {
 			for i, s := range tb.Partitions {
 				was := before.Partitions[i]
 				_, ownerLives := live[s.Owner]
-				if _, ok := live[s.holder()]; !ok || !ownerLives {
+				if _, ok := work[s.holder()]; !ok || !ownerLives {
 					t.Fatalf("partition %d is %+v of %v", i, s, live)
 				}
 				if _, ok := live[was.Owner]; ok && s.Owner != was.Owner {
 					t.Fatalf("partition %d was taken from its living owner: %+v, %+v", i, was, s)
 				}
 				count[s.holder()]++
-				if _, ok := live[was.holder()]; !ok {
+				if _, ok := work[was.holder()]; !ok {
 					orphans++
 				} else if s.holder() != was.holder() {
 					moved++
 				}
 			}
 			least, most := streams.Partitions, 0
-			for id := range live {
+			for id := range work {
 				least, most = min(least, count[id]), max(most, count[id])
 			}
 			if most-least > 1 {
@@ -111,8 +111,9 @@ func shared(t testing.TB, servers ...*Server) {
 	})
 }
 
-// writers are agents that write until stopped and then verify their disks.
-func (r *rig) writers(n int) (finish func()) {
+// writers are agents that write until stopped and then verify their disks. finish returns
+// how often disks were sent again.
+func (r *rig) writers(n int) (finish func() (again int)) {
 	var agents []*agent
 	stop, done := make(chan struct{}), make(chan struct{}, n)
 	for i := range n {
@@ -136,7 +137,7 @@ func (r *rig) writers(n int) (finish func()) {
 			}
 		}()
 	}
-	return func() {
+	return func() (again int) {
 		r.t.Helper()
 		close(stop)
 		for range n {
@@ -145,12 +146,19 @@ func (r *rig) writers(n int) (finish func()) {
 		for _, a := range agents {
 			a.persist()
 			a.verify(r.v)
-			if a.obeyed > 0 {
-				r.t.Errorf("disk %s was sent again %d times: a change of owner lost something", a.id(), a.obeyed)
-			}
+			again += a.obeyed
 		}
 		r.empty()
 		r.check()
+		return again
+	}
+}
+
+// nothingAgain is finish where every owner leaves or is missed in time.
+func nothingAgain(t *testing.T, finish func() int) {
+	t.Helper()
+	if n := finish(); n > 0 {
+		t.Errorf("disks were sent again %d times: a change of owner lost something", n)
 	}
 }
 
@@ -167,7 +175,7 @@ func TestServersShare(t *testing.T) {
 	shared(t, a, c)
 	c.kill()
 	shared(t, a)
-	finish()
+	nothingAgain(t, finish)
 	stop(t, a)
 	d := r.sharing("d") // from what the others left
 	shared(t, d)
@@ -194,7 +202,8 @@ func TestZombieServer(t *testing.T) {
 	if n := z.Stats().Disks; len(n) == 0 {
 		t.Error("the zombie saw no disk: this test shows nothing")
 	}
-	finish()
+	// What it had fetched and not committed may be missed before it comes again.
+	t.Logf("disks were sent again %d times", finish())
 }
 
 // All is lost on the bus, the table with it: the servers write another.
@@ -209,7 +218,7 @@ func TestTableIsLost(t *testing.T) {
 	shared(t, a, b)
 	c := r.sharing("c")
 	shared(t, a, b, c)
-	finish()
+	nothingAgain(t, finish)
 }
 
 // A server whose bus is away for a while keeps its partitions.
@@ -225,7 +234,7 @@ func TestBusAwayMovesNothing(t *testing.T) {
 	<-ctx.Done() // longer than a server may be missed
 	r.nats.Restart()
 	finish := r.writers(2)
-	finish()
+	nothingAgain(t, finish)
 	shared(t, a, b)
 	if got := a.owned(); !slices.Equal(got, mine) {
 		t.Errorf("owned %v, now %v", mine, got)

@@ -19,6 +19,7 @@ type counters struct {
 	fencedN                              atomic.Uint64
 	inMemory                             atomic.Int64
 	behind                               [streams.Partitions]atomic.Uint64
+	fetching                             [streams.Partitions]atomic.Int64 // bytes ahead
 	commitTimes                          timing.Histogram
 	lagTimes                             timing.Histogram
 }

@@ -44,7 +44,7 @@ func (s *Server) asked(m *nats.Msg) {
 	}
 	a := &ask{req: req, reply: respond, until: time.Now().Add(s.tempo.ask)}
 	t := strings.Split(m.Subject, ".")
-	if len(t) != 5 || streams.SumsSubject(t[3], t[4]) != m.Subject || streams.ValidName("machine", t[3]) != nil || streams.ValidName("disk", t[4]) != nil {
+	if len(t) != 5 || s.pool.SumsSubject(t[3], t[4]) != m.Subject || streams.ValidName("machine", t[3]) != nil || streams.ValidName("disk", t[4]) != nil {
 		a.refuse("subject %q names no disk", m.Subject)
 		return
 	}
@@ -64,7 +64,7 @@ func (s *Server) asked(m *nats.Msg) {
 // answer replies to the questions whose time has come. No task may be running: it
 // might change the sums.
 func (d *disk) answer() {
-	if d.reload {
+	if d.reload || d.stale {
 		return
 	}
 	var rest []*ask

@@ -12,8 +12,25 @@ import (
 // streams.Shares, changed only by compare-and-set, so all servers agree on it.
 type table struct {
 	Generation uint64                   `json:"generation"` // counts changes
-	Members    map[string]bus.Holder    `json:"members"`    // by instance
+	Members    map[string]member        `json:"members"`    // by instance
 	Partitions [streams.Partitions]spot `json:"partitions"`
+}
+
+// member is a process server of the pool.
+type member struct {
+	bus.Holder
+	Standby bool `json:"standby,omitempty"`
+}
+
+// workers are those who may get partitions: who stands by does only where there is nobody
+// else.
+func workers(live map[string]member) map[string]member {
+	w := maps.Clone(live)
+	maps.DeleteFunc(w, func(_ string, m member) bool { return m.Standby })
+	if len(w) == 0 {
+		return live
+	}
+	return w
 }
 
 // spot is one partition. Next is the member it moves to when Owner has committed
@@ -34,7 +51,7 @@ func (s spot) holder() string {
 func (t table) clone() table {
 	t.Members = maps.Clone(t.Members)
 	if t.Members == nil {
-		t.Members = map[string]bus.Holder{}
+		t.Members = map[string]member{}
 	}
 	return t
 }
@@ -43,34 +60,41 @@ func (t table) clone() table {
 // other or one more, what is free goes to somebody at once, and what a living
 // member owns moves only as far as balance asks. It decides without I/O, and two
 // callers who see the same get the same.
-func plan(t table, live map[string]bus.Holder) (table, bool) {
+func plan(t table, live map[string]member) (table, bool) {
 	old := t
 	t = t.clone()
 	t.Members = maps.Clone(live)
-	ids := slices.Sorted(maps.Keys(live))
+	work := workers(live)
+	ids := slices.Sorted(maps.Keys(work))
 	if len(ids) == 0 {
 		return old, false
 	}
 	count := map[string]int{}
 	for i := range t.Partitions {
 		s := &t.Partitions[i]
-		if _, ok := live[s.Next]; !ok {
+		if _, ok := work[s.Next]; !ok {
 			s.Next = ""
 		}
 		if _, ok := live[s.Owner]; !ok {
 			s.Owner, s.Next = s.Next, ""
 		}
-		if h := s.holder(); h != "" {
-			count[h]++
+		if _, ok := work[s.holder()]; ok {
+			count[s.holder()]++
 		}
 	}
 	least := func() string {
 		return slices.MinFunc(ids, func(a, b string) int { return count[a] - count[b] }) // the first of equals
 	}
 	for i := range t.Partitions {
-		if s := &t.Partitions[i]; s.Owner == "" {
-			s.Owner = least()
-			count[s.Owner]++
+		s := &t.Partitions[i]
+		if _, ok := work[s.holder()]; ok {
+			continue
+		}
+		to := least()
+		if count[to]++; s.Owner == "" {
+			s.Owner = to
+		} else {
+			s.Next = to // from one who stands by, and commits what it has before
 		}
 	}
 	most := func() string { return slices.MaxFunc(ids, func(a, b string) int { return count[a] - count[b] }) }
@@ -83,7 +107,7 @@ func plan(t table, live map[string]bus.Holder) (table, bool) {
 		count[from]--
 		count[to]++
 	}
-	changed := t.Partitions != old.Partitions || !slices.Equal(ids, slices.Sorted(maps.Keys(old.Members)))
+	changed := t.Partitions != old.Partitions || !slices.Equal(slices.Sorted(maps.Keys(live)), slices.Sorted(maps.Keys(old.Members)))
 	if !changed {
 		return old, false
 	}

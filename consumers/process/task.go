@@ -7,15 +7,23 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/leeward-dr/leeward/consumers/optimize"
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
 // task runs work, which may take its time, beside the loop; what it returns is
-// called by the loop. work must end soon after ctx.
+// called by the loop. No other task is begun meanwhile. work must end soon after ctx.
 func (d *disk) task(work func() func()) {
 	d.busy = true
-	d.s.tasks.Go(func() { d.done <- work() })
+	d.tasks++
+	d.s.tasks.Go(func() {
+		end := work()
+		d.done <- func() {
+			d.busy = false
+			end()
+		}
+	})
 }
 
 // open finds out where the vault stands. RECEIPTS is read first: a receipt that
@@ -104,7 +112,7 @@ func (d *disk) read(ctx context.Context) {
 				return
 			}
 			d.worked()
-			d.reload = false
+			d.reload, d.stale = false, false
 			d.rejudge(head)
 		}
 	})
@@ -132,49 +140,98 @@ func (d *disk) rejudge(head vault.Head) {
 	d.settle()
 }
 
-// commit gives the first run to the vault, says so, and only then acknowledges.
+// commitsAhead is how many runs of a disk are committed at a time: one waits until it is
+// durable, the next is written, a third is sealed. Each takes as much memory as its links
+// again, and no more of them wait, see Config.perDisk.
+const commitsAhead = 3
+
+// failure is why a run was not committed.
+type failure struct {
+	before vault.Head
+	err    error
+}
+
+// commit gives the next run to the vault, says so, and only then acknowledges it. Until
+// the vault has taken it on no other task is begun; what follows, for each run after
+// that of the one before, may go on beside others.
 func (d *disk) commit(ctx context.Context) {
-	r, w, before := d.runs[0], d.w, d.head
-	r.closed = true
+	r, w, before, said := d.runs[d.pending], d.w, d.said, make(chan struct{})
+	d.said, r.closed, d.busy = said, true, true
+	d.pending++
+	d.tasks += 2
 	plan := r.plan()
-	d.task(func() func() {
+	d.s.tasks.Go(func() {
 		release := d.s.slot(ctx)
-		batch, err := d.s.optimizer.Batch(plan)
-		if err != nil {
-			release()
-			return func() { d.refuseRun(err) }
-		}
 		began := time.Now()
-		head, err := w.Commit(ctx, batch)
+		batch, p, err := d.enter(ctx, w, plan)
+		d.done <- func() { d.busy = false }
+		var head vault.Head
 		if err == nil {
-			d.s.commitTimes.Observe(time.Since(began))
+			if head, err = p.Wait(); err == nil {
+				d.s.commitTimes.Observe(time.Since(began))
+			}
 		}
 		release()
-		if err == nil {
-			if d.s.committed != nil {
-				d.s.committed(d.id)
-			}
-			err = d.s.voice.receipt(ctx, receipt(d.id, head, false, ""))
-			if err != nil {
-				return func() {} // only when the server is going down: nothing is acknowledged
-			}
+		if before != nil {
+			<-before
 		}
-		return func() { d.settleCommit(r, batch, head, before, err) }
+		d.done <- d.conclude(ctx, r, batch, head, err)
+		close(said)
 	})
 }
 
-func (d *disk) settleCommit(r *run, batch *vault.Batch, head, before vault.Head, err error) {
+// enter makes a batch of links and begins to give it to the vault.
+func (d *disk) enter(ctx context.Context, w *vault.DiskWriter, plan []optimize.Link) (*vault.Batch, *vault.Pending, error) {
+	batch, err := d.s.optimizer.Batch(plan)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", vault.ErrInvalid, err)
+	}
+	p, err := w.Begin(ctx, batch)
+	return batch, p, err
+}
+
+// conclude says what became of a run and returns what the loop has to know of it.
+func (d *disk) conclude(ctx context.Context, r *run, batch *vault.Batch, head vault.Head, err error) func() {
+	if err == nil {
+		if d.s.committed != nil {
+			d.s.committed(d.id)
+		}
+		if err := d.s.voice.receipt(ctx, receipt(d.id, head, false, "")); err != nil {
+			// Only when the server is going down: nothing is acknowledged.
+			return func() { d.settleCommit(r, batch, head, err) }
+		}
+	}
+	return func() { d.settleCommit(r, batch, head, err) }
+}
+
+// settleCommit takes note of what became of the first of the runs that are begun.
+func (d *disk) settleCommit(r *run, batch *vault.Batch, head vault.Head, err error) {
+	d.pending--
+	if d.broken != nil {
+		return // this one failed too, or the vault took it because it has the one before: that will be seen
+	}
+	if err != nil {
+		d.broken = &failure{d.head, err}
+		return
+	}
+	d.worked()
+	d.stale = false
+	d.head, d.runs = head, d.runs[1:]
+	if d.tail.Epoch == head.Epoch {
+		d.tail.Base = head.Base // the vault looked again before it opened the epoch
+	}
+	d.count(r, batch)
+	for _, l := range r.links {
+		d.finish(l)
+	}
+}
+
+// commitFailed does what the failure of the first run asks for. Nothing is pending.
+func (d *disk) commitFailed() {
+	err, before := d.broken.err, d.broken.before
+	d.broken = nil
+	d.stale = true
 	switch {
-	case err == nil:
-		d.worked()
-		d.head, d.runs = head, d.runs[1:]
-		if d.tail.Epoch == head.Epoch {
-			d.tail.Base = head.Base // the vault looked again before it opened the epoch
-		}
-		d.count(r, batch)
-		for _, l := range r.links {
-			d.finish(l)
-		}
 	case errors.Is(err, vault.ErrConflict), errors.Is(err, vault.ErrFenced):
 		d.log.Warn("the vault has these links already or somebody else's, reading the disk's head again", "err", err)
 		d.reload = true
@@ -184,8 +241,10 @@ func (d *disk) settleCommit(r *run, batch *vault.Batch, head, before vault.Head,
 		d.told.conflict = before.Position
 	case errors.Is(err, vault.ErrBehind):
 		d.behindRun(err)
+		d.reload = true
 	case errors.Is(err, vault.ErrInvalid), errors.Is(err, vault.ErrChain):
 		d.refuseRun(err)
+		d.reload = true
 	default:
 		d.failed("commit", err)
 	}
@@ -241,8 +300,30 @@ func (d *disk) search(ctx context.Context, now time.Time) {
 		d.gap.read, d.reload = true, true
 		d.read(ctx)
 	default:
-		d.giveUp()
+		d.missing(ctx)
 	}
+}
+
+// missing takes what is missing for lost if the partition is this server's. If it is not,
+// the owner may have it: what is behind it is let go, to be delivered there.
+func (d *disk) missing(ctx context.Context) {
+	d.task(func() func() {
+		mine, err := true, error(nil)
+		if d.s.share != nil {
+			mine, err = d.s.share.mine(ctx, d.part.n)
+		}
+		return func() {
+			switch {
+			case !d.gap.read: // it came
+			case err != nil:
+				d.gap.deadline = time.Now().Add(d.s.tempo.hold)
+			case mine:
+				d.giveUp()
+			default:
+				d.letGo()
+			}
+		}
+	})
 }
 
 // failed puts the next task off; the links stay where they are.
