@@ -94,7 +94,7 @@ func TestAzure(t *testing.T) {
 		t.Cleanup(func() { a.stop() })
 		return a
 	}
-	r := Request{ID: "r1", Machine: "web", Point: "latest", Target: "azure", Options: Options{Serial: "booted"}}
+	r := Request{ID: "r1", Machine: "web", Point: "latest", Target: "azure", Options: Options{Serial: "booted", Fixup: "off"}}
 	t.Run("outlives control", func(t *testing.T) {
 		a := fresh(t)
 		j, err := a.e.Test(r)
@@ -120,7 +120,7 @@ func TestAzure(t *testing.T) {
 		a.left(false)
 	})
 	t.Run("goes on", func(t *testing.T) {
-		for _, n := range []int{12, 18, 27} {
+		for _, n := range []int{13, 19, 28} {
 			a := fresh(t)
 			kept := t.TempDir()
 			a.cloud.OnDeath(func() { keepTree(t, kept, a.dir) })

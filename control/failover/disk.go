@@ -1,10 +1,12 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control/target"
@@ -17,9 +19,10 @@ type Disk struct {
 	promise vault.Digest
 	id      vault.DiskID
 	at      vault.Position
+	v       *vault.Vault
 }
 
-var _ target.Restorer = Disk{}
+var _ target.Versioned = Disk{}
 
 // Name implements target.Disk.
 func (d Disk) Name() string { return d.name }
@@ -66,6 +69,48 @@ func (d Disk) Verify(ctx context.Context, src io.ReaderAt) error {
 	return nil
 }
 
+// Version implements target.Versioned: the position in the disk's history.
+func (d Disk) Version() string { return d.at.String() }
+
+// Since implements target.Versioned by the sums of the blocks, which the vault has for every
+// position that it keeps.
+func (d Disk) Since(ctx context.Context, versions []string, yield func(off, length int64) bool) error {
+	now, err := d.v.SumsAt(ctx, d.id, d.at)
+	if err != nil {
+		return err
+	}
+	var runs [][2]uint64 // first block, and the one behind the last
+	for _, name := range versions {
+		var at vault.Position
+		if _, err := fmt.Sscanf(name, "%d/%d", &at.Epoch, &at.Number); err != nil || at.String() != name {
+			return fmt.Errorf("%w: %q is no position", target.ErrNoVersion, name)
+		}
+		then, err := d.v.SumsAt(ctx, d.id, at)
+		if errors.Is(err, vault.ErrNotFound) || err == nil && then.Size() != now.Size() {
+			return fmt.Errorf("%w: disk %s at %s", target.ErrNoVersion, d.id, at)
+		}
+		if err != nil {
+			return err
+		}
+		now.Differ(then, func(start, count uint64) bool {
+			runs = append(runs, [2]uint64{start, start + count})
+			return true
+		})
+	}
+	slices.SortFunc(runs, func(a, b [2]uint64) int { return cmp.Compare(a[0], b[0]) })
+	for i := 0; i < len(runs); {
+		start, end := runs[i][0], runs[i][1]
+		for i++; i < len(runs) && runs[i][0] <= end; i++ {
+			end = max(end, runs[i][1])
+		}
+		off := int64(start) * target.BlockSize
+		if !yield(off, min(int64(end)*target.BlockSize, d.Size())-off) {
+			break
+		}
+	}
+	return nil
+}
+
 // Data returns how many bytes of the disk may hold data; the rest is zero.
 func (d Disk) Data() (n int64) {
 	d.Extents(func(_, length int64) bool { n += length; return true })
@@ -105,7 +150,7 @@ func OpenDisk(ctx context.Context, v *vault.Vault, id vault.DiskID, k *vault.Poi
 		r.Close() // read-only: there is nothing to lose
 		return Disk{}, err
 	}
-	return Disk{Reader: r, name: k.Disk, promise: k.Digest, id: id, at: k.At}, nil
+	return Disk{Reader: r, name: k.Disk, promise: k.Digest, id: id, at: k.At, v: v}, nil
 }
 
 // open opens every disk of a machine at a point.
@@ -126,9 +171,9 @@ func open(ctx context.Context, v *vault.Vault, m *vault.PointMachine) (all disks
 	return all, nil
 }
 
-// machine says what to bring up: the protected machine, changed as o wants.
-func machine(m *vault.PointMachine, all disks, o Options) *target.Machine {
-	t := &target.Machine{Name: m.Machine, CPUs: int(m.CPUs), Memory: int64(m.Memory), Firmware: m.Firmware}
+// machine says what to bring up: the protected machine at a point, changed as o wants.
+func machine(p *vault.Point, m *vault.PointMachine, all disks, o Options) *target.Machine {
+	t := &target.Machine{Name: m.Machine, CPUs: int(m.CPUs), Memory: int64(m.Memory), Firmware: m.Firmware, Point: p.ID, Time: p.Time}
 	if o.CPUs > 0 {
 		t.CPUs = o.CPUs
 	}

@@ -16,6 +16,9 @@
 // one that is only on its way: the next engine goes on with it, a stop leaves it alone, and
 // its job is cleaned only when nothing of it is left there.
 //
+// A machine that comes home from somewhere else is turned off, and Fetch publishes what its
+// disks hold otherwise than its newest point, without what was changed for the place.
+//
 // The engine needs a vault and a key, no bus: the same code runs inside control
 // and in a command on a laptop when the site is lost. It never writes to the vault.
 package failover

@@ -17,6 +17,7 @@ import (
 	"github.com/leeward-dr/leeward/control/target/hydrate"
 	"github.com/leeward-dr/leeward/control/target/keeper"
 	"github.com/leeward-dr/leeward/control/target/overlay"
+	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
@@ -39,6 +40,7 @@ type Protection struct {
 	Group    string        `json:"group,omitempty"`
 	Facts    wire.Facts    `json:"facts"`
 	Interval time.Duration `json:"interval,omitempty"`
+	Pool     streams.Pool  `json:"pool,omitempty"` // whose process servers handle what it writes
 }
 
 // Protected is how the re-protection of a machine goes.
@@ -246,7 +248,7 @@ func (l *led) protect(ctx context.Context, p *Protection) error {
 		return fmt.Errorf("a machine on target %s cannot be re-protected", l.Name())
 	}
 	c := reverse.Config{
-		Machine: l.machine.Name, Group: p.Group, Holder: p.Holder, Facts: p.Facts, Interval: p.Interval, Pause: g.Pause, Log: l.log,
+		Machine: l.machine.Name, Group: p.Group, Holder: p.Holder, Facts: p.Facts, Interval: p.Interval, Pool: p.Pool, Pause: g.Pause, Log: l.log,
 	}
 	for i, d := range l.all {
 		c.Disks = append(c.Disks, reverse.Disk{Name: d.name, Base: d.at, Overlay: g.Overlay(i)})

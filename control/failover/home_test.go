@@ -64,7 +64,7 @@ func newWay(t *testing.T) *way {
 			o.InProcess = srv
 			return bus.Connect(ctx, o)
 		}}
-	r, err := lead.Start(t.Context(), machine(&k.Machines[0], all, Options{}), s.Dir)
+	r, err := lead.Start(t.Context(), machine(k, &k.Machines[0], all, Options{}), s.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ type Options struct {
 	MemoryBytes  int64       `json:"memory_bytes,omitempty"`
 	Firmware     string      `json:"firmware,omitempty"` // "bios" or "uefi"
 	Hardware     string      `json:"hardware,omitempty"` // qemu: "compatible" or "virtio"
-	Fixup        string      `json:"fixup,omitempty"`    // qemu: auto (default), off or always, see qemu.Fixup
+	Fixup        string      `json:"fixup,omitempty"`    // qemu and azure: auto (default), off or always, see qemu.Fixup; in azure auto is always
 	Serial       string      `json:"serial,omitempty"`   // see target.Probe
 	Port         int         `json:"port,omitempty"`
 	HTTP         string      `json:"http,omitempty"`
@@ -62,6 +62,7 @@ type Options struct {
 	Libvirt      bool        `json:"libvirt,omitempty"`         // disk: describe the machine for libvirt beside its disks
 	KeepEvidence bool        `json:"keep_evidence,omitempty"`   // keep what the probe saw in the history
 	Azure        azure.Place `json:"azure,omitzero"`            // azure: what the settings of control do not say, or say otherwise
+	Instance     string      `json:"instance,omitempty"`        // azure: what the agent in the copy calls itself; control says it
 	Network      string      `json:"network,omitempty"`         // isolated, open or bridge:NAME; a test is always isolated, a failover open unless told otherwise
 	Address      string      `json:"address,omitempty"`         // bridge: where the machine will be, for a proof by its port
 }

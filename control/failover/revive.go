@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,11 +32,19 @@ func (e *Engine) revivable(j *Job) bool {
 	return errors.Is(off, os.ErrNotExist) && there == nil
 }
 
-// guard looks after a machine that was failed over until ctx ends: when its keeper dies, by
-// accident or with its host, the machine is started again.
+// guard looks after a machine in a keeper until ctx ends. When the keeper dies, by accident
+// or with its host, a machine that was failed over is started again; a test is over. Also one
+// that was adopted may have been about to die: a process that was killed holds its lock until
+// it is gone.
 func (e *Engine) guard(ctx context.Context, l *live) {
 	for range revivals {
-		if _, kept := l.running.(*keeper.Machine); !kept || l.job.Kind != RealFailover {
+		if _, kept := l.running.(*keeper.Machine); !kept {
+			return
+		}
+		if l.job.Kind != RealFailover {
+			if err := l.running.Wait(ctx); ctx.Err() == nil && errors.Is(err, keeper.ErrGone) {
+				e.died(l)
+			}
 			return
 		}
 		hush := e.watchHydration(ctx, l)
@@ -48,6 +57,19 @@ func (e *Engine) guard(ctx context.Context, l *live) {
 			return
 		}
 	}
+}
+
+// died takes note that a machine is gone with its keeper, and nobody starts it again.
+func (e *Engine) died(l *live) {
+	const why = "its keeper died, and the machine with it"
+	e.cfg.Log.Warn("a machine is gone", "job", l.job.ID, "machine", l.job.Request.Machine, "why", why)
+	l.disks.Close()
+	l.disks, l.running = nil, nil
+	e.update(l, func(j *Job) {
+		if err := j.advance(Restart, time.Now().UTC(), why); err == nil {
+			j.Error = cmp.Or(j.Error, why)
+		}
+	})
 }
 
 const keeperDied = "its keeper died: it is started again from what it had put on its disks"
@@ -81,7 +103,7 @@ func (e *Engine) again(ctx context.Context, l *live) error {
 	begin := time.Now()
 	r := l.job.Request
 	r.Point = l.job.Point
-	_, m, _, err := e.choose(ctx, r)
+	p, m, _, err := e.choose(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -92,7 +114,7 @@ func (e *Engine) again(ctx context.Context, l *live) error {
 	if l.disks, err = open(ctx, e.cfg.Vault, m); err != nil {
 		return err
 	}
-	l.running, err = t.Start(ctx, machine(m, l.disks, r.Options), e.files.run(l.job.ID))
+	l.running, err = t.Start(ctx, machine(p, m, l.disks, r.Options), e.files.run(l.job.ID))
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (e *Engine) attempt(ctx context.Context, l *live, t target.Target, start ti
 		return err
 	}
 	l.disks = all
-	tm := machine(m, all, r.Options)
+	tm := machine(point, m, all, r.Options)
 	if err := t.Validate(ctx, tm); err != nil {
 		return fmt.Errorf("target %s cannot bring up %s: %w", t.Name(), r.Machine, refused{err})
 	}
@@ -106,7 +106,11 @@ func (e *Engine) prove(ctx context.Context, l *live, start time.Time) error {
 	}
 	e.update(l, func(j *Job) {
 		j.Result = seen
-		e.note(j.advance(Done, time.Now().UTC(), "waits for cleanup"))
+		detail := "waits for cleanup"
+		if j.Kind == RealFailover {
+			detail = "" // it stays
+		}
+		e.note(j.advance(Done, time.Now().UTC(), detail))
 	})
 	return nil
 }

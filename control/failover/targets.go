@@ -46,17 +46,34 @@ func Targets(log *slog.Logger, a Azure) func(Request, target.Progress) (target.T
 				Libvirt: r.Options.Libvirt, Virtio: r.Options.Hardware == string(qemu.Virtio),
 			}), nil
 		case Cloud:
-			place, err := azure.ReadPlace(a.File)
+			place, err := a.Place(r.Options)
 			if err != nil {
 				return nil, err
 			}
 			c := a.Config
-			c.Place, c.Isolated = r.Options.Azure.Over(place).Over(c.Place), r.Options.Network != Open
-			c.Progress, c.Log = progress, log
+			c.Place, c.Isolated = place, r.Options.Network != Open
+			c.Progress, c.Log, c.Instance, c.Fixer = progress, log, r.Options.Instance, nil
+			if qemu.Fixup(r.Options.Fixup) != qemu.FixupOff {
+				c.Fixer = a.Fixer(log)
+			}
 			return azure.New(c), nil
 		}
 		return nil, fmt.Errorf("%w %q: use qemu, azure or disk", ErrTarget, r.Target)
 	}
+}
+
+// Place is where in Azure a machine is brought up: what o says, and what the file says else.
+func (a Azure) Place(o Options) (azure.Place, error) {
+	place, err := azure.ReadPlace(a.File)
+	return o.Azure.Over(place).Over(a.Config.Place), err
+}
+
+// Fixer makes disks fit for Azure, and takes that back.
+func (a Azure) Fixer(log *slog.Logger) azure.Fixer {
+	if a.Config.Fixer != nil {
+		return a.Config.Fixer
+	}
+	return qemu.New(qemu.Config{Log: log, Helper: qemu.Helper{Args: []string{FixMachine}}})
 }
 
 // Adopt takes over the machine whose target had dir as its run's directory: in Azure, or

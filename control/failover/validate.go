@@ -49,10 +49,10 @@ func (e *Engine) Validate(ctx context.Context, r Request) (*Fitness, error) {
 		f.Size += d.Size()
 		f.Data += d.Data()
 	}
-	if err := t.Validate(ctx, machine(m, all, r.Options)); err != nil {
+	if err := t.Validate(ctx, machine(p, m, all, r.Options)); err != nil {
 		return f, fmt.Errorf("target %s cannot bring up %s: %w", t.Name(), r.Machine, refused{err})
 	}
-	if f.Fixups, err = e.rehearse(ctx, t, machine(m, all, r.Options)); err != nil {
+	if f.Fixups, err = e.rehearse(ctx, t, machine(p, m, all, r.Options)); err != nil {
 		return f, fmt.Errorf("target %s cannot bring up %s: %w", t.Name(), r.Machine, refused{err})
 	}
 	return f, nil

@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 )
@@ -40,6 +41,20 @@ type Verifier interface {
 	Verify(ctx context.Context, src io.ReaderAt) error
 }
 
+// Versioned is a Disk that knows what it was at other times.
+type Versioned interface {
+	Restorer
+	// Version names what the disk holds. Two that differ never have the same name.
+	Version() string
+	// Since calls yield for the runs of bytes, ascending and of whole blocks (but for the
+	// disk's last), outside of which the disk is as it was at every one of these versions. It
+	// returns ErrNoVersion if one of them is not known any more.
+	Since(ctx context.Context, versions []string, yield func(off, length int64) bool) error
+}
+
+// ErrNoVersion means that it is not known any more what a disk was at a version.
+var ErrNoVersion = errors.New("that version of the disk is not known any more")
+
 // Machine is what to bring up.
 type Machine struct {
 	Name     string
@@ -47,6 +62,9 @@ type Machine struct {
 	Memory   int64  // bytes
 	Firmware string // "bios" or "uefi"
 	Disks    []Disk // boot order
+	// Point is the recovery point that the disks are of, and Time when it was cut; for people.
+	Point string
+	Time  time.Time
 }
 
 // Probe is how to tell that the machine lives. All that are set must succeed.
@@ -113,4 +131,24 @@ type Remote interface {
 	// Unfinished reports whether the machine is not up yet: Start, in the same directory
 	// and with the same disks, goes on.
 	Unfinished() bool
+}
+
+// Homing is a Remote whose machine can be led home: it is turned off, and its disks are read.
+// All of this may be asked for again, also by another process.
+type Homing interface {
+	Remote
+	// Off turns the machine off. Its disks keep what it wrote.
+	Off(ctx context.Context) error
+	// On starts it again from what its disks hold. They must not be open.
+	On(ctx context.Context) error
+	// Disks opens the disks of a machine that is off, until ctx ends or shut is called.
+	Disks(ctx context.Context) (disks []Source, shut func(context.Context) error, err error)
+}
+
+// Source is a disk that lies somewhere else. What lies outside of its extents reads as zeros.
+type Source interface {
+	io.ReaderAt
+	Name() string
+	Size() int64 // bytes
+	Extents(yield func(off, length int64) bool)
 }

@@ -2,12 +2,16 @@ package azure
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/pageblob"
 
 	"github.com/leeward-dr/leeward/consumers/vault/store/azuritetest"
 	"github.com/leeward-dr/leeward/control/target"
@@ -29,7 +33,15 @@ func TestAzure(t *testing.T) {
 	t.Run("killed at every call", r.killed)
 	t.Run("sent once", r.sentOnce)
 	t.Run("leftovers", r.leftovers)
+	t.Run("the way home", r.home)
+	t.Run("standby", r.standby)
+	t.Run("standby: every call fails", r.standbyFaults)
+	t.Run("standby: two at once", r.standbyTwo)
+	t.Run("standby: killed in a failover", r.standbyFailover)
+	t.Run("fit for Hyper-V", r.fit)
+	t.Run("unfit", r.unfit)
 	t.Run("a lie", r.lie)
+	t.Run("all that is wrong is said", r.allWrong)
 }
 
 func (r rig) conforms(t *testing.T) {
@@ -231,3 +243,43 @@ func (r rig) lie(t *testing.T) {
 	}
 	clean(t, c, dir)
 }
+
+// allWrong: whoever asks whether a machine can come up hears of everything at once.
+func (r rig) allWrong(t *testing.T) {
+	c, ctx := r.cloud(t), ctxOf(t)
+	m := machine(content(40, 1<<20))
+	if err := New(config(c, place(), false)).Validate(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	m.Disks = append(m.Disks, bigDisk{targettest.Mem("sdb", nil), 40 << 40})
+	p := place()
+	p.Subnet, p.Via, p.Container = "site/gone", Import, "not-there"
+	c.Quota(1)
+	cfg := config(c, p, false)
+	cfg.pageBlob = func(name string) (*pageblob.Client, error) {
+		key, err := blob.NewSharedKeyCredential(azuritetest.Account, azuritetest.Key)
+		if err != nil {
+			return nil, err
+		}
+		return pageblob.NewClientWithSharedKeyCredential(r.Endpoint+"/not-there/"+name, key, nil)
+	}
+	cfg.Fixer = noKernel{}
+	err := New(cfg).Validate(ctx, m)
+	if err == nil {
+		t.Fatal("nothing is wrong")
+	}
+	t.Log(err)
+	for _, want := range []string{"disk sdb has", "page blob", "no kernel", "site/gone", "container not-there is not there", "1 of 8 are left", "quota cores", "quota standardDSv5Family"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("not told: %s", want)
+		}
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Error("it has several lines")
+	}
+}
+
+// noKernel lacks what looking into disks takes.
+type noKernel struct{ noFixer }
+
+func (noKernel) CanFit(*target.Machine) error { return errors.New("no kernel for helpers") }

@@ -31,6 +31,7 @@ type cloud struct {
 	disks *armcompute.DisksClient
 	vms   *armcompute.VirtualMachinesClient
 	skus  *armcompute.ResourceSKUsClient
+	usage *armcompute.UsageClient
 	arm   *arm.Client
 	cred  azcore.TokenCredential
 }
@@ -55,7 +56,7 @@ func newCloud(cfg *Config, p Place) (*cloud, error) {
 	if err != nil {
 		return nil, fmt.Errorf("azure: %w", err)
 	}
-	c.disks, c.vms, c.skus = f.NewDisksClient(), f.NewVirtualMachinesClient(), f.NewResourceSKUsClient()
+	c.disks, c.vms, c.skus, c.usage = f.NewDisksClient(), f.NewVirtualMachinesClient(), f.NewResourceSKUsClient(), f.NewUsageClient()
 	if c.arm, err = arm.NewClient("leeward", "v1.0.0", cred, o); err != nil {
 		return nil, fmt.Errorf("azure: %w", err)
 	}

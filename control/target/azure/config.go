@@ -8,6 +8,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/pageblob"
 
 	"github.com/leeward-dr/leeward/control/target"
@@ -17,6 +18,9 @@ import (
 type Config struct {
 	Place    Place
 	Isolated bool            // in a network of its own that leads nowhere
+	Owner    string          // of what is kept of disks (see Kept), which is used if there is some; "" for never
+	Instance string          // what the agent of a machine that is failed over calls itself there; see fixup.Agent
+	Fixer    Fixer           // makes machines fit for Hyper-V; nil: they are sent as they are
 	Progress target.Progress // may be nil
 	Log      *slog.Logger    // may be nil
 
@@ -28,6 +32,7 @@ type Config struct {
 	transport  policy.Transporter
 	credential azcore.TokenCredential
 	pageBlob   func(name string) (*pageblob.Client, error)
+	container  func() (c *container.Client, prefix string, err error)
 }
 
 // fill completes cfg.
@@ -53,11 +58,13 @@ type Tuning struct {
 	Credential azcore.TokenCredential
 	Pause      time.Duration // instead of all pauses
 	PageBlob   func(name string) (*pageblob.Client, error)
+	// Container returns the one of the page blobs, and what the names there begin with.
+	Container func() (c *container.Client, prefix string, err error)
 }
 
 // Tune returns cfg with other means to reach Azure.
 func (cfg Config) Tune(t Tuning) Config {
-	cfg.transport, cfg.credential, cfg.pageBlob = t.Transport, t.Credential, t.PageBlob
+	cfg.transport, cfg.credential, cfg.pageBlob, cfg.container = t.Transport, t.Credential, t.PageBlob, t.Container
 	cfg.poll, cfg.retry, cfg.stay = t.Pause, t.Pause, t.Pause
 	return cfg
 }

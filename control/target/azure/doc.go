@@ -39,6 +39,12 @@
 //	disk0.sas      while the first disk is filled
 //	serial.log     what the machine said, screen.png or .bmp what it showed
 //
+// # The way home
+//
+// A machine that is to come home is deallocated (Off). Then its managed disks can be opened for
+// reading (Disks), by signatures that are kept nowhere: a process that comes after one that
+// died takes them back and asks for others. On closes the disks and starts the machine again.
+//
 // The package never touches a resource that a run did not make, never changes a network
 // that was there, never logs or keeps a secret but those signatures, and never runs a
 // test where it could reach anything. It has been run against Azurite and Microsoft's

@@ -24,6 +24,23 @@ func (c *cloud) vhd(name string) (*pageblob.Client, error) {
 	return p, nil
 }
 
+// container makes sure that the container for disks on their way is there, by asking for a
+// blob that is not.
+func (c *cloud) container(ctx context.Context) error {
+	client, err := c.vhd("leeward-is-there")
+	if err != nil {
+		return err
+	}
+	_, err = client.GetProperties(ctx, nil)
+	if err == nil || bloberror.HasCode(err, bloberror.BlobNotFound) {
+		return nil
+	}
+	if missing(err) { // an answer to HEAD has no body, only a code in its header
+		return fmt.Errorf("azure: container %s is not there: make it, or name one (container)", or(c.place.Container, defaultContainer))
+	}
+	return fmt.Errorf("azure: container %s: %w", or(c.place.Container, defaultContainer), brief(err))
+}
+
 // importDisk fills a page blob and has Azure make a disk of it.
 func (r *Run) importDisk(ctx context.Context, i int) error {
 	name := r.b.blob(i)
@@ -59,9 +76,7 @@ func (r *Run) imported(ctx context.Context, i int, url string) error {
 	if err != nil || state == armcompute.DiskStateUnattached {
 		return err
 	}
-	return r.makeDisk(ctx, i, &armcompute.CreationData{
-		CreateOption: ptr(armcompute.DiskCreateOptionImport), SourceURI: &url, StorageAccountID: &r.b.Place.Account,
-	})
+	return r.makeDisk(ctx, i, r.makeFrom(url))
 }
 
 // dropBlob removes the page blob of a disk, if there is one.

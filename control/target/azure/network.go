@@ -70,12 +70,21 @@ func tail(id string) string {
 // reachable makes sure that the place is there: the resource group, and for a machine
 // with a network its subnet, in the region.
 func (c *cloud) reachable(ctx context.Context, isolated bool) error {
+	var wrong error
 	if err := c.call(ctx, http.MethodGet, c.place.group(), resourcesVersion, nil, nil); err != nil {
-		return fmt.Errorf("azure: resource group %s: %w", c.place.ResourceGroup, brief(err))
+		wrong = fmt.Errorf("azure: resource group %s: %w", c.place.ResourceGroup, brief(err))
 	}
-	if isolated {
-		return nil
+	if c.place.Via == Import {
+		wrong = all(wrong, c.container(ctx))
 	}
+	if isolated || c.place.Subnet == "" {
+		return wrong
+	}
+	return all(wrong, c.subnet(ctx))
+}
+
+// subnet makes sure that the subnet for failovers is there, in the region.
+func (c *cloud) subnet(ctx context.Context) error {
 	subnet := c.place.subnet()
 	if err := c.call(ctx, http.MethodGet, subnet, networkVersion, nil, nil); err != nil {
 		return fmt.Errorf("azure: subnet %s: %w", c.place.Subnet, brief(err))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -13,6 +14,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/pageblob"
+
+	"github.com/leeward-dr/leeward/control/target"
 )
 
 const (
@@ -27,10 +30,16 @@ const (
 type pages struct {
 	c    *pageblob.Client
 	size int64 // with the footer
+	// only says who may write, if others may have believed that they could; nil: we alone.
+	only *pageblob.SequenceNumberAccessConditions
+	// doubt means that what it held before is looked at, and sent if it is wrong.
+	doubt bool
 	// held is what it held before we began, and heldKnown whether that could be asked.
 	held      []span
 	heldKnown bool
 	sent      spans
+
+	bytes, read atomic.Int64 // that were sent, and read
 }
 
 func (cfg *Config) blobOptions() *pageblob.ClientOptions {
@@ -81,10 +90,30 @@ func (p *pages) list(ctx context.Context) ([]span, error) {
 // put sends bytes that are whole pages, at most maxPut of them.
 func (p *pages) put(ctx context.Context, off int64, b []byte) error {
 	_, err := p.c.UploadPages(ctx, streaming.NopCloser(bytes.NewReader(b)), blob.HTTPRange{Offset: off, Count: int64(len(b))},
-		&pageblob.UploadPagesOptions{TransactionalValidation: blob.TransferValidationTypeComputeCRC64()})
+		&pageblob.UploadPagesOptions{TransactionalValidation: blob.TransferValidationTypeComputeCRC64(), SequenceNumberAccessConditions: p.only})
 	if err != nil {
 		return fmt.Errorf("azure: send %d bytes at %d: %w", len(b), off, brief(err))
 	}
+	p.bytes.Add(int64(len(b)))
+	return nil
+}
+
+// clear makes pages zero.
+func (p *pages) clear(ctx context.Context, x span) error {
+	_, err := p.c.ClearPages(ctx, blob.HTTPRange{Offset: x.off, Count: x.end - x.off}, &pageblob.ClearPagesOptions{SequenceNumberAccessConditions: p.only})
+	if err != nil {
+		return fmt.Errorf("azure: clear %d bytes at %d: %w", x.end-x.off, x.off, brief(err))
+	}
+	return nil
+}
+
+// readAt reads a part that is small.
+func (p *pages) readAt(ctx context.Context, b []byte, off int64) error {
+	_, err := p.c.DownloadBuffer(ctx, b, &blob.DownloadBufferOptions{Range: blob.HTTPRange{Offset: off, Count: int64(len(b))}, Concurrency: 1})
+	if err != nil {
+		return fmt.Errorf("azure: read %d bytes at %d: %w", len(b), off, brief(err))
+	}
+	p.read.Add(int64(len(b)))
 	return nil
 }
 
@@ -150,6 +179,11 @@ func (p *pages) pack(ctx context.Context) *packer {
 // send sends the runs of a chunk.
 func (k *packer) send(c *chunk) error {
 	base := c.n * maxPut
+	if k.p.doubt {
+		if err := k.compare(c); err != nil {
+			return err
+		}
+	}
 	for _, x := range c.have.list() {
 		for _, y := range (span{base + x.off, base + x.end}).without(k.p.held) {
 			if err := k.ctx.Err(); err != nil {
@@ -161,6 +195,44 @@ func (k *packer) send(c *chunk) error {
 		}
 	}
 	return nil
+}
+
+// compare sends what the blob held before and holds otherwise.
+func (k *packer) compare(c *chunk) error {
+	base := c.n * maxPut
+	for _, x := range c.have.list() {
+		at := span{base + x.off, base + x.end}
+		rest := at.without(k.p.held)
+		for _, y := range at.without(rest) { // what it held
+			b := make([]byte, y.end-y.off)
+			if err := k.p.readAt(k.ctx, b, y.off); err != nil {
+				return err
+			}
+			want := c.data[y.off-base : y.end-base]
+			for _, z := range unequal(b, want) {
+				if err := k.p.put(k.ctx, y.off+z.off, want[z.off:z.end]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// unequal lists the runs of blocks in which a and b differ.
+func unequal(a, b []byte) (all []span) {
+	for i := 0; i < len(a); i += target.BlockSize {
+		end := min(i+target.BlockSize, len(a))
+		if bytes.Equal(a[i:end], b[i:end]) {
+			continue
+		}
+		if n := len(all); n > 0 && all[n-1].end == int64(i) {
+			all[n-1].end = int64(end)
+		} else {
+			all = append(all, span{int64(i), int64(end)})
+		}
+	}
+	return all
 }
 
 // WriteAt implements io.WriterAt.

@@ -25,6 +25,7 @@ type Place struct {
 	Via           string `json:"via,omitempty" yaml:"via,omitempty"`                       // upload or import; empty: upload
 	Account       string `json:"account,omitempty" yaml:"account,omitempty"`               // import: whole id of the storage account
 	Container     string `json:"container,omitempty" yaml:"container,omitempty"`           // import: empty: leeward-disks
+	AgentServer   string `json:"agent_server,omitempty" yaml:"agent_server,omitempty"`     // URL of the bus for agents there; empty: they do not start
 	Cloud         string `json:"cloud,omitempty" yaml:"cloud,omitempty"`                   // public, government or china; empty: public
 	Identity      string `json:"identity,omitempty" yaml:"identity,omitempty"`             // client id of a managed identity; empty: what azidentity finds
 }
@@ -65,7 +66,7 @@ func ReadPlace(file string) (p Place, err error) {
 func (p Place) Over(q Place) Place {
 	for to, from := range map[*string]string{
 		&p.Subscription: q.Subscription, &p.ResourceGroup: q.ResourceGroup, &p.Region: q.Region, &p.Zone: q.Zone, &p.Subnet: q.Subnet, &p.Size: q.Size,
-		&p.DiskSKU: q.DiskSKU, &p.Via: q.Via, &p.Account: q.Account, &p.Container: q.Container, &p.Cloud: q.Cloud, &p.Identity: q.Identity,
+		&p.DiskSKU: q.DiskSKU, &p.Via: q.Via, &p.Account: q.Account, &p.AgentServer: q.AgentServer, &p.Container: q.Container, &p.Cloud: q.Cloud, &p.Identity: q.Identity,
 	} {
 		*to = cmp.Or(*to, from)
 	}
@@ -73,14 +74,15 @@ func (p Place) Over(q Place) Place {
 }
 
 var (
-	guid      = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	groupName = regexp.MustCompile(`^[-\w.()]{1,90}$`)
-	region    = regexp.MustCompile(`^[a-z0-9]{2,50}$`)
-	word      = regexp.MustCompile(`^[\w.-]{1,80}$`)
-	account   = regexp.MustCompile(`(?i)^/subscriptions/[-0-9a-f]{36}/resourceGroups/[-\w.()]{1,90}/providers/Microsoft\.Storage/storageAccounts/([a-z0-9]{3,24})$`)
-	subnetID  = regexp.MustCompile(`(?i)^/subscriptions/[-0-9a-f]{36}/resourceGroups/[-\w.()]{1,90}/providers/Microsoft\.Network/virtualNetworks/[\w.-]{1,80}/subnets/[\w.-]{1,80}$`)
-	subnetRef = regexp.MustCompile(`^[\w.-]{1,80}/[\w.-]{1,80}$`)
-	container = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){2,62}$`)
+	guid          = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+	groupName     = regexp.MustCompile(`^[-\w.()]{1,90}$`)
+	region        = regexp.MustCompile(`^[a-z0-9]{2,50}$`)
+	word          = regexp.MustCompile(`^[\w.-]{1,80}$`)
+	account       = regexp.MustCompile(`(?i)^/subscriptions/[-0-9a-f]{36}/resourceGroups/[-\w.()]{1,90}/providers/Microsoft\.Storage/storageAccounts/([a-z0-9]{3,24})$`)
+	subnetID      = regexp.MustCompile(`(?i)^/subscriptions/[-0-9a-f]{36}/resourceGroups/[-\w.()]{1,90}/providers/Microsoft\.Network/virtualNetworks/[\w.-]{1,80}/subnets/[\w.-]{1,80}$`)
+	busURL        = regexp.MustCompile(`^(nats|tls|ws|wss)://[-\w.:\[\]]+(/[-\w./]*)?$`)
+	subnetRef     = regexp.MustCompile(`^[\w.-]{1,80}/[\w.-]{1,80}$`)
+	containerName = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){2,62}$`)
 )
 
 // Check names the setting that cannot work.
@@ -112,8 +114,10 @@ func (p Place) Check() error {
 		return wrong("via", p.Via, "upload or import")
 	case p.Via == Import && !account.MatchString(p.Account):
 		return wrong("account", p.Account, "the whole id of the storage account for disks on their way")
-	case p.Container != "" && !container.MatchString(p.Container):
+	case p.Container != "" && !containerName.MatchString(p.Container):
 		return wrong("container", p.Container, "3 to 63 small letters, digits and hyphens")
+	case p.AgentServer != "" && !busURL.MatchString(p.AgentServer):
+		return wrong("agent server", p.AgentServer, "the URL of the bus, such as tls://bus.example:4222")
 	case p.Cloud != "" && p.Cloud != "public" && p.Cloud != "government" && p.Cloud != "china":
 		return wrong("cloud", p.Cloud, "public, government or china")
 	}

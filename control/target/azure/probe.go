@@ -157,7 +157,7 @@ func (w *watching) ask(ctx context.Context) (string, error) {
 
 // result keeps what was seen.
 func (w *watching) result(ctx context.Context) (*target.Result, error) {
-	res := &target.Result{Alive: w.alive, FirstLine: w.firstLine, Boot: w.boot}
+	res := &target.Result{Alive: w.alive, FirstLine: w.firstLine, Boot: w.boot, Fixups: w.b.now().Fixups}
 	w.noteMu.Lock()
 	res.Evidence = append(res.Evidence, w.notes...)
 	w.noteMu.Unlock()

@@ -23,8 +23,10 @@ func size(name string, cpus int, gib int64, disks int, gens string) vmSize {
 func TestChoose(t *testing.T) {
 	arm, barred, plain := size("Standard_D2ps_v5", 2, 8, 4, "V2"), size("Standard_D2s_v6", 2, 8, 4, "V1,V2"), size("Standard_D2_v3", 2, 8, 4, "V1")
 	arm.arch, barred.barred, plain.premium, plain.zones = "arm64", "the subscription may not use it in this region", false, nil
+	nvme := size("Standard_D2s_v7", 2, 8, 4, "V1,V2")
+	nvme.controllers = "NVMe"
 	all := []vmSize{
-		arm, barred, plain, size("Standard_E64s_v5", 64, 512, 32, "V2"), size("Standard_D4s_v5", 4, 16, 8, "V1,V2"), size("Standard_D2s_v5", 2, 8, 4, "V1,V2"),
+		arm, nvme, barred, plain, size("Standard_E64s_v5", 64, 512, 32, "V2"), size("Standard_D4s_v5", 4, 16, 8, "V1,V2"), size("Standard_D2s_v5", 2, 8, 4, "V1,V2"),
 		size("Standard_E2s_v5", 2, 16, 4, "V1,V2"), size("Standard_F4s_v2", 4, 8, 16, "V1,V2"), size("Standard_B1s", 1, 1, 2, "V1,V2"), size("Standard_NC4", 4, 28, 8, "V1,V2"),
 	}
 	bios := wanted{cpus: 2, memory: 4 << 30, disks: 1, generation: "V1"}
@@ -51,6 +53,8 @@ func TestChoose(t *testing.T) {
 		{about: "named, another firmware", name: "Standard_E64s_v5", w: bios, err: "firmware needs V1"},
 		{about: "named, premium", name: "Standard_D2_v3", w: with(func(w *wanted) { w.premium = true }), err: "premium"},
 		{about: "named, zone", name: "Standard_D2_v3", w: with(func(w *wanted) { w.zone = "1" }), err: "zone 1"},
+		{about: "named, NVMe only", name: "Standard_D2s_v7", w: bios, err: "behind NVMe only"},
+		{about: "what keeps the nearest out is said", w: with(func(w *wanted) { w.cpus = 5 }), err: "the nearest is Standard_E64s_v5, but it boots generation V2"},
 	} {
 		s, err := choose(all, c.w, c.name)
 		if s.name != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {

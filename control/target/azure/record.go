@@ -34,6 +34,10 @@ type record struct {
 	Began    time.Time         `json:"began"`
 	Up       time.Time         `json:"up,omitzero"` // when the virtual machine was made
 	Disks    []diskRecord      `json:"disks"`
+	Owner    string            `json:"owner,omitempty"`      // of what may be kept of the disks
+	Fix      bool              `json:"fix,omitempty"`        // its disks are changed before they are sent
+	Fit      bool              `json:"fit,omitempty"`        // they were
+	Fixups   []string          `json:"fixups,omitempty"`     // and how
 	Tokens   map[string]string `json:"operations,omitempty"` // step → what resumes it
 	Removing bool              `json:"removing,omitempty"`   // nothing may be made any more
 }
@@ -45,7 +49,9 @@ type diskRecord struct {
 	Digest string `json:"digest"`
 	Sent   int64  `json:"sent,omitempty"` // bytes, when all of them are
 	Filled bool   `json:"filled,omitempty"`
-	Done   bool   `json:"done,omitempty"` // it can be attached
+	Kept   bool   `json:"kept,omitempty"`  // of what is kept of the disk, which the run holds until it is done
+	Alone  bool   `json:"alone,omitempty"` // not of that
+	Done   bool   `json:"done,omitempty"`  // it can be attached
 }
 
 // book keeps a record in a run's directory.

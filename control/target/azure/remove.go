@@ -24,6 +24,7 @@ func (r *Run) remove(ctx context.Context) error {
 	err = errors.Join(err, x.network(ctx, p.network("networkInterfaces/"+now.nic())))
 	for i := range now.Disks {
 		err = errors.Join(err, r.dropDisk(ctx, i))
+		err = errors.Join(err, x.patiently(ctx, func(ctx context.Context) error { return r.letGo(ctx, i) }))
 		if p.Via == Import {
 			err = errors.Join(err, x.patiently(ctx, func(ctx context.Context) error { return r.dropBlob(ctx, i) }))
 		}

@@ -10,10 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	azfake "github.com/Azure/azure-sdk-for-go/sdk/azcore/fake"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/pageblob"
 
 	"github.com/leeward-dr/leeward/consumers/vault/store/azuritetest"
 	"github.com/leeward-dr/leeward/control/target"
@@ -36,10 +33,8 @@ func place() Place {
 }
 
 func config(c *armtest.Cloud, p Place, isolated bool) Config {
-	o := &pageblob.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: c, Retry: policy.RetryOptions{RetryDelay: time.Millisecond}}}
 	return Config{Place: p, Isolated: isolated}.Tune(Tuning{
-		Transport: c, Credential: &azfake.TokenCredential{}, Pause: time.Millisecond,
-		PageBlob: func(name string) (*pageblob.Client, error) { return c.PageBlob(name, o) },
+		Transport: c, Credential: &azfake.TokenCredential{}, Pause: time.Millisecond, PageBlob: c.PageBlob, Container: c.Container,
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,8 @@ type Run struct {
 	c      *cloud
 	b      *book
 	disks  []target.Disk // nil: taken over
+	point  string        // that they are of
+	cut    time.Time
 	cancel context.CancelFunc
 	worked chan struct{} // closed when the machine is up, or will never be
 	err    error         // after worked
@@ -56,10 +59,8 @@ func (r *Run) work(ctx context.Context) error {
 	if !now.Up.IsZero() {
 		return nil
 	}
-	for i := range now.Disks {
-		if err := r.disk(ctx, i); err != nil {
-			return fmt.Errorf("disk %s: %w", now.Disks[i].Name, err)
-		}
+	if err := r.fill(ctx); err != nil {
+		return err
 	}
 	subnet := now.Place.subnet()
 	if now.Isolated {
@@ -77,6 +78,25 @@ func (r *Run) work(ctx context.Context) error {
 	return r.b.change(func(k *record) { k.Up = time.Now().UTC() })
 }
 
+// fill brings all disks to where they can be attached.
+func (r *Run) fill(ctx context.Context) (err error) {
+	now := r.b.now()
+	if !slices.ContainsFunc(now.Disks, func(d diskRecord) bool { return !d.Done }) {
+		return nil
+	}
+	done, err := r.fit(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	for i := range now.Disks {
+		if err := r.disk(ctx, i); err != nil {
+			return fmt.Errorf("disk %s: %w", now.Disks[i].Name, err)
+		}
+	}
+	return nil
+}
+
 // remakes is how often a disk is begun anew, because what was begun cannot go on.
 const remakes = 3
 
@@ -85,9 +105,14 @@ func (r *Run) disk(ctx context.Context, i int) error {
 	if r.b.now().Disks[i].Done {
 		return nil
 	}
-	fill := r.upload
-	if r.b.Place.Via == Import {
-		fill = r.importDisk
+	fill := func(ctx context.Context, i int) error {
+		if used, err := r.fromKept(ctx, i); used || err != nil {
+			return err
+		}
+		if r.b.Place.Via == Import {
+			return r.importDisk(ctx, i)
+		}
+		return r.upload(ctx, i)
 	}
 	for try := 1; ; try++ {
 		err := fill(ctx, i)

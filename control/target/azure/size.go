@@ -25,6 +25,8 @@ type vmSize struct {
 	arch        string
 	premium     bool
 	barred      string // why our subscription may not have it, "" if it may
+	family      string // whose quota it counts against
+	controllers string // of disks, as SCSI, NVMe; "" where that is not said
 	zones       []string
 }
 
@@ -62,6 +64,8 @@ func (s vmSize) lacks(w wanted) string {
 		return "its processors are " + s.arch
 	case !slices.Contains(s.generations, w.generation):
 		return fmt.Sprintf("it boots generation %s, the machine's firmware needs %s", strings.Join(s.generations, " and "), w.generation)
+	case s.controllers != "" && !strings.Contains(strings.ToUpper(s.controllers), "SCSI"):
+		return "its disks are behind " + s.controllers + " only, machines are made for SCSI"
 	case s.dataDisks < w.disks-1:
 		return fmt.Sprintf("it takes %d disks beside the first, the machine has %d", s.dataDisks, w.disks-1)
 	case w.premium && !s.premium:
@@ -88,15 +92,25 @@ func choose(all []vmSize, w wanted, name string) (vmSize, error) {
 		}
 		return all[i], nil
 	}
-	var fit []vmSize
+	var fit, some []vmSize
 	for _, s := range all {
-		if families.MatchString(s.name) && s.lacks(w) == "" && s.cpus >= w.cpus && s.memory >= w.memory {
+		if !families.MatchString(s.name) || s.cpus < w.cpus || s.memory < w.memory {
+			continue
+		}
+		if s.lacks(w) == "" {
 			fit = append(fit, s)
+		} else {
+			some = append(some, s)
 		}
 	}
+	slices.SortFunc(some, func(a, b vmSize) int { return cmp.Or(cmp.Compare(a.cost(), b.cost()), cmp.Compare(a.name, b.name)) })
 	if len(fit) == 0 {
-		return vmSize{}, fmt.Errorf("no size of the region has %d CPUs, %d MiB of memory, room for %d disks and generation %s: name one (size), or ask for less (CPUs, memory)",
+		err := fmt.Errorf("no size of the region has %d CPUs, %d MiB of memory, room for %d disks and generation %s: name one (size), or ask for less (CPUs, memory)",
 			w.cpus, w.memory>>20, w.disks, w.generation)
+		if len(some) > 0 {
+			err = fmt.Errorf("%w; the nearest is %s, but %s", err, some[0].name, some[0].lacks(w))
+		}
+		return vmSize{}, err
 	}
 	return slices.MinFunc(fit, func(a, b vmSize) int {
 		return cmp.Or(cmp.Compare(a.cost(), b.cost()), -cmp.Compare(version(a.name), version(b.name)), cmp.Compare(a.name, b.name))
@@ -150,6 +164,9 @@ func sizeOf(k *armcompute.ResourceSKU) (vmSize, bool) {
 		return vmSize{}, false
 	}
 	s := vmSize{name: *k.Name}
+	if k.Family != nil {
+		s.family = *k.Family
+	}
 	for _, x := range k.Capabilities {
 		if x == nil || x.Name == nil || x.Value == nil {
 			continue
@@ -169,6 +186,8 @@ func sizeOf(k *armcompute.ResourceSKU) (vmSize, bool) {
 			s.generations = strings.Split(*x.Value, ",")
 		case "CpuArchitectureType":
 			s.arch = strings.ToLower(*x.Value)
+		case "DiskControllerTypes":
+			s.controllers = *x.Value
 		case "PremiumIO":
 			s.premium = strings.EqualFold(*x.Value, "true")
 		}

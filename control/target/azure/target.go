@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/leeward-dr/leeward/control/target"
 	"github.com/leeward-dr/leeward/control/target/disk"
@@ -42,44 +44,70 @@ func (t *Target) Validate(ctx context.Context, m *target.Machine) error {
 }
 
 func (t *Target) validate(ctx context.Context, m *target.Machine) (*cloud, vmSize, error) {
-	if err := t.possible(m); err != nil {
-		return nil, vmSize{}, err
+	wrong := t.possible(m)
+	if t.cfg.Fixer != nil {
+		wrong = all(wrong, t.cfg.Fixer.CanFit(m))
+	}
+	if t.cfg.Place.Check() != nil { // then there is nobody to ask
+		return nil, vmSize{}, wrong
 	}
 	c, err := newCloud(&t.cfg, t.cfg.Place)
 	if err != nil {
-		return nil, vmSize{}, err
+		return nil, vmSize{}, all(wrong, err)
 	}
-	all, err := c.sizes(ctx)
-	if err != nil {
-		return nil, vmSize{}, err
+	size, err := c.size(ctx, t.cfg.Place.wants(m))
+	wrong = all(wrong, err, c.reachable(ctx, t.cfg.Isolated))
+	if err == nil {
+		wrong = all(wrong, c.room(ctx, size))
 	}
-	size, err := choose(all, t.cfg.Place.wants(m), t.cfg.Place.Size)
-	if err != nil {
-		return nil, vmSize{}, fmt.Errorf("azure: region %s: %w", t.cfg.Place.Region, err)
-	}
-	if err := c.reachable(ctx, t.cfg.Isolated); err != nil {
-		return nil, vmSize{}, err
-	}
-	return c, size, nil
+	return c, size, wrong
 }
 
-// possible says what is wrong without asking anybody.
-func (t *Target) possible(m *target.Machine) error {
-	p := t.cfg.Place
-	if err := errors.Join(m.Check(), p.Check()); err != nil {
-		return err
-	}
-	if !t.cfg.Isolated {
-		if err := p.checkOpen(); err != nil {
-			return err
+// all joins what is wrong in one line; nil if nothing is.
+func all(wrong ...error) error {
+	var some several
+	for _, err := range wrong {
+		if err != nil {
+			some = append(some, err)
 		}
 	}
+	switch len(some) {
+	case 0:
+		return nil
+	case 1:
+		return some[0]
+	}
+	return some
+}
+
+// several are errors in one line.
+type several []error
+
+// Error returns all of them.
+func (s several) Error() string {
+	var text []string
+	for _, err := range s {
+		text = append(text, err.Error())
+	}
+	return strings.Join(text, "; ")
+}
+
+// Unwrap returns them.
+func (s several) Unwrap() []error { return s }
+
+// possible says all that is wrong without asking anybody.
+func (t *Target) possible(m *target.Machine) error {
+	p := t.cfg.Place
+	wrong := all(m.Check(), p.Check())
+	if !t.cfg.Isolated {
+		wrong = all(wrong, p.checkOpen())
+	}
 	if len(m.Disks) > mostDisks {
-		return fmt.Errorf("machine %s has %d disks, Azure attaches at most %d", m.Name, len(m.Disks), mostDisks)
+		wrong = all(wrong, fmt.Errorf("machine %s has %d disks, Azure attaches at most %d", m.Name, len(m.Disks), mostDisks))
 	}
 	for i, d := range m.Disks {
 		if _, ok := d.(target.Restorer); !ok {
-			return fmt.Errorf("disk %s cannot be restored as a whole", d.Name())
+			wrong = all(wrong, fmt.Errorf("disk %s cannot be restored as a whole", d.Name()))
 		}
 		most, what := int64(mostUpload), "a managed disk"
 		if p.Via == Import {
@@ -91,10 +119,10 @@ func (t *Target) possible(m *target.Machine) error {
 			most, what = min(most, mostBoot), "a disk to boot from"
 		}
 		if vhdSize(d.Size()) > most {
-			return fmt.Errorf("disk %s has %d bytes, at most %d are possible for %s", d.Name(), d.Size(), most, what)
+			wrong = all(wrong, fmt.Errorf("disk %s has %d bytes, at most %d are possible for %s", d.Name(), d.Size(), most, what))
 		}
 	}
-	return nil
+	return wrong
 }
 
 // vhdSize is how many bytes a disk has in Azure, without the footer: whole MiB, and 20 of
@@ -104,7 +132,7 @@ func vhdSize(size int64) int64 { return disk.VHDAlign(max(size, leastDisk)) }
 // Start begins to bring m up, or goes on with what was begun in dir. It returns at once;
 // Probe waits until the machine is up, which takes as long as its disks take to be sent.
 func (t *Target) Start(ctx context.Context, m *target.Machine, dir string) (target.Running, error) {
-	if err := errors.Join(t.possible(m), ctx.Err()); err != nil {
+	if err := all(t.possible(m), ctx.Err()); err != nil {
 		return nil, err
 	}
 	b, err := openBook(dir)
@@ -128,7 +156,7 @@ func (t *Target) Start(ctx context.Context, m *target.Machine, dir string) (targ
 		return nil, fmt.Errorf("run %s in Azure is being removed: clean it up", b.Run)
 	}
 	r := newRun(&t.cfg, c, b)
-	r.disks = m.Disks
+	r.disks, r.point, r.cut = slices.Clone(m.Disks), m.Point, m.Time
 	// The machine outlives the call that starts it: only Stop ends it.
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r.cancel = cancel
@@ -148,6 +176,10 @@ func (t *Target) begin(ctx context.Context, m *target.Machine, dir string) (*boo
 	var id [4]byte
 	rand.Read(id[:])
 	b := newBook(dir, hex.EncodeToString(id[:]), m, t.cfg.Place, t.cfg.Isolated, size.name)
+	b.Fix = t.cfg.Fixer != nil
+	if t.cfg.Place.Keeps() {
+		b.Owner = t.cfg.Owner
+	}
 	return b, c, b.change(func(*record) {})
 }
 

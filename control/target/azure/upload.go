@@ -14,6 +14,7 @@ import (
 
 	"github.com/leeward-dr/leeward/control/target"
 	"github.com/leeward-dr/leeward/control/target/disk"
+	"github.com/leeward-dr/leeward/control/target/overlay"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -181,6 +182,9 @@ func (r *Run) fillPages(ctx context.Context, i int, p *pages) error {
 		pagesToo = "whose pages Azure would not list"
 	}
 	digest := d.Digest()
+	if c, ok := d.(*overlay.ChangedDisk); ok {
+		pagesToo = fmt.Sprintf("%d bytes of it then changed for Hyper-V, %s", c.Bytes(), pagesToo)
+	}
 	r.note("disk %s: %d bytes of %d sent in %v, digest %s as the point promises, %s", d.Name(), data, size, time.Since(begin).Round(time.Millisecond),
 		hex.EncodeToString(digest[:8]), pagesToo)
 	return r.b.change(func(k *record) { k.Disks[i].Filled, k.Disks[i].Sent = true, data })

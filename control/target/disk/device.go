@@ -42,7 +42,9 @@ func writeDevice(ctx context.Context, d target.Restorer, path string, o Options)
 		}
 	}
 	seen := newBlocks(d.Size())
-	if err := d.Restore(ctx, marking{seen, f}, o.Progress); err != nil {
+	e := newEager(f)
+	defer e.end()
+	if err := d.Restore(ctx, marking{seen, e}, o.Progress); err != nil {
 		return err
 	}
 	if err := seen.gaps(zeroPiece, func(off, length int64) error {

@@ -189,7 +189,9 @@ func writeImage(ctx context.Context, d target.Restorer, file string, o Options) 
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
-	if err := d.Restore(ctx, f, o.Progress); err != nil {
+	e := newEager(f)
+	defer e.end()
+	if err := d.Restore(ctx, e, o.Progress); err != nil {
 		return err
 	}
 	if o.Format == VHD {

@@ -24,9 +24,14 @@
 // writes one line onto its first serial port, Prefix and a Report as JSON, when every file
 // system is unmounted, and powers off. No line: nothing may be believed to be done.
 //
+// Logical volumes of LVM that are linear or striped, and RAID that software makes, are set
+// up in the helper by its own means (ADR 0042): what they say of themselves is read, its
+// checksums are verified, and the kernel is told. What is not whole, or of another kind, is
+// left alone and named.
+//
 // What cannot be fixed without the machine running is said (Report.Cannot) and nothing is
-// changed then: encrypted disks, LVM and RAID, unified kernel images, kernels without the
-// driver, an initramfs of unknown make.
+// changed then: encrypted disks, unified kernel images, kernels without the driver, an
+// initramfs of unknown make.
 //
 // The package owns the parsers, the changes, the helper's program and its initramfs. It
 // starts no virtual machine: a target does (package qemu). It executes nothing of the

@@ -210,7 +210,7 @@ func TestMachineChangedIt(t *testing.T) {
 
 // The network managers that are known, each with what it had.
 func TestNetworks(t *testing.T) {
-	base := with(kernelTree("lib"), files{"etc/passwd": "root\n", "boot/initrd": string(cpioOf(t, [2]string{"lib/modules/" + testVersion + "/virtio_blk.ko", ""}, [2]string{"lib/modules/" + testVersion + "/virtio_pci.ko", ""}))})
+	base := with(kernelTree("lib"), files{"etc/passwd": "root\n", "boot/grub/grub.cfg": "linux /vmlinuz root=UUID=a-b console=ttyS0\n", "boot/initrd": string(cpioOf(t, [2]string{"lib/modules/" + testVersion + "/virtio_blk.ko", ""}, [2]string{"lib/modules/" + testVersion + "/virtio_pci.ko", ""}))})
 	for name, c := range map[string]struct {
 		has  files
 		want map[string]string // part of what must be there
@@ -286,8 +286,12 @@ func TestCannot(t *testing.T) {
 		"other kernel": {with(kernel, files{"boot/initrd": string(cpioOf(t, [2]string{"lib/modules/5.0/ahci.ko", ""}))}), "modules cannot be read"},
 		"newer module": {with(kernel, files{"boot/initrd": string(cpioOf(t, ahci, [2]string{inside + "new.ko", ""}, [2]string{loadList, ""}))}), "has the module new"},
 		"unified":      {with(kernel, files{"boot/efi/EFI/Linux/debian.efi": "MZ"}), "unified kernel image"},
-		"nothing":      {kernel, "no initramfs was found"},
-		"root":         {with(kernel, files{"etc/fstab": "/dev/sdz1 / ext4 defaults\n", "boot/initrd": string(cpioOf(t, ahci, [2]string{loadList, ""}))}), "on none of the protected disks"},
+		"other processors": {with(kernel, files{
+			"bin/sh":      "\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9) + "\x02\x00\xb7\x00",
+			"boot/initrd": string(cpioOf(t, ahci, [2]string{loadList, ""})),
+		}), "for aarch64 processors"},
+		"nothing": {kernel, "no initramfs was found"},
+		"root":    {with(kernel, files{"etc/fstab": "/dev/sdz1 / ext4 defaults\n", "boot/initrd": string(cpioOf(t, ahci, [2]string{loadList, ""}))}), "on none of the protected disks"},
 	} {
 		was := with(files{"etc/passwd": "root\n", "etc/network/interfaces": "auto lo\n"}, c.tree)
 		root := plant(t, was)
@@ -298,8 +302,8 @@ func TestCannot(t *testing.T) {
 	}
 	// dracut loads what udev finds.
 	root := plant(t, with(kernel, files{"boot/initrd": string(cpioOf(t, ahci, [2]string{"usr/lib/systemd/systemd-udevd", ""}))}))
-	if r := fixTree(t, root); len(r.Cannot) != 0 || len(r.Changes) != 1 {
-		t.Errorf("dracut: %+v", r)
+	if r := fixTree(t, root); len(r.Cannot) != 0 || len(r.Changes) != 1 || !strings.Contains(strings.Join(r.Notes, "\n"), "no serial port") {
+		t.Errorf("dracut, and a boot loader that is not known: %+v", r)
 	}
 }
 
@@ -326,5 +330,52 @@ func TestReport(t *testing.T) {
 		if r, err := ReadReport(strings.NewReader(bad)); err == nil {
 			t.Errorf("%q is a report: %+v", bad, r)
 		}
+	}
+}
+
+// The agent in a copy goes on under the name that it is given, with the disks that its file
+// systems are on, and what it was told beside that stays.
+func TestAgentGoesOn(t *testing.T) {
+	const env = "# by hand\nLEEWARD_CONTEXT=/etc/leeward/agent.json\nLEEWARD_AGENT_ARGS=\"--context /etc/leeward/other.json --machine web --disk /dev/sda --disk=/dev/sdb=data --hook postgresql --io-class low\"\n"
+	was := with(debianTree(t), files{"etc/leeward/agent.env": env})
+	root := plant(t, was)
+	r := new(Report)
+	spec := Spec{Do: Fix, Drivers: virtio, Files: true, Agent: &Agent{Machine: "web", Instance: "copy-3-web", Server: "tls://bus.example:4222"}}
+	if err := fix(root, testDisks, spec, r); err != nil || len(r.Cannot) > 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	now := harvest(t, root)
+	t.Log(now["etc/leeward/failover.env"])
+	for _, want := range []string{"LEEWARD_INSTANCE=copy-3-web\n", "LEEWARD_SERVER=tls://bus.example:4222\n", "LEEWARD_DISKS_FILE=\n", "\"--context /etc/leeward/other.json --hook postgresql --io-class low --machine web --disk on:/dev/disk/by-uuid/"} {
+		if !strings.Contains(now["etc/leeward/failover.env"], want) {
+			t.Errorf("it is not told %q", want)
+		}
+	}
+	if unit := now["etc/systemd/system/leeward-agent.service.d/failover.conf"]; !strings.Contains(unit, "EnvironmentFile=/etc/leeward/failover.env") || strings.Contains(unit, "Condition") {
+		t.Errorf("its unit: %s", unit)
+	}
+	if !strings.Contains(strings.Join(r.Changes, "\n"), "leeward-agent goes on as copy-3-web") {
+		t.Errorf("%q", r.Changes)
+	}
+	if _, err := undo(tree{root}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "undone", harvest(t, root), was)
+
+	root = plant(t, debianTree(t))
+	r = new(Report)
+	if err := fix(root, testDisks, spec, r); err != nil || !strings.Contains(strings.Join(r.Notes, "\n"), "no agent is installed") {
+		t.Errorf("%+v, %v", r, err)
+	}
+
+	// If one disk cannot be named none is protected.
+	unknown := testDisks
+	unknown.disks = append(slices.Clone(testDisks.disks), "sdz")
+	root, r = plant(t, was), new(Report)
+	if err := fix(root, unknown, spec, r); err != nil || !strings.Contains(strings.Join(r.Notes, "\n"), "disk sdz holds no file system") {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if unit := harvest(t, root)["etc/systemd/system/leeward-agent.service.d/failover.conf"]; !strings.Contains(unit, "Condition") {
+		t.Errorf("its unit: %s", unit)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/leeward-dr/leeward/control/target"
 )
 
 // Spec says what is to be done to a machine's disks.
@@ -18,6 +20,7 @@ type Spec struct {
 	Disks   []string `json:"disks"`             // what they are called at home, in the order of the machine
 	Drivers []string `json:"drivers,omitempty"` // kernel modules without which the machine would not find its disks
 	Files   bool     `json:"files,omitempty"`   // fstab, network, console, agent
+	Agent   *Agent   `json:"agent,omitempty"`   // nil: it must not start
 }
 
 // What can be done.
@@ -32,6 +35,14 @@ type Report struct {
 	Notes   []string `json:"notes,omitempty"`   // what was left alone, and why
 	Cannot  []string `json:"cannot,omitempty"`  // why the machine cannot be fixed; nothing was changed then
 	Error   string   `json:"error,omitempty"`   // what failed in the doing; the disks are not to be used
+}
+
+// Fitted is a machine's disks as they were changed, over overlays.
+type Fitted struct {
+	Report
+	Disks []target.Restorer
+	Fresh bool         // they were changed now, not by an earlier process
+	Close func() error // the disks; what was changed stays
 }
 
 // fixer changes the files of one machine.
@@ -125,22 +136,33 @@ func (f *fixer) files() {
 			f.replace("etc/default/grub", fixed, "boot loader: serial console, also after an update of the kernel")
 		}
 	}
+	if len(f.entries()) == 0 {
+		f.note("no configuration of a boot loader that is known here was found (GRUB, loader entries): the kernel may write to no serial port")
+	}
 	if !f.network() {
 		f.note("the network's configuration is of no kind that is known here (netplan, systemd-networkd, NetworkManager, ifupdown, ifcfg): it is as it was")
 	}
-	f.quietAgent()
+	f.volumes()
+	if f.spec.Agent != nil {
+		f.callAgent(f.spec.Agent)
+	} else {
+		f.quietAgent()
+	}
 }
 
-// quietAgent keeps an agent of ours in the copy from starting: the source is fenced, so it
-// would publish nothing, but it would ask for it and complain.
-func (f *fixer) quietAgent() {
-	const unit = "leeward-agent.service"
-	for _, dir := range []string{"etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"} {
-		if f.exists(dir + "/" + unit) {
-			f.create("etc/systemd/system/"+unit+".d/failover.conf",
-				"# Written by Leeward for a machine that was failed over: its host protects it.\n[Unit]\nConditionPathExists=!/"+recordFile+"\n",
-				0o644, "leeward-agent does not start in the copy")
-			return
+// volumes lets LVM find its physical volumes by what is on them: a list of devices names
+// them by serial numbers that are others here.
+func (f *fixer) volumes() {
+	if !slices.ContainsFunc(f.devices.all, func(x device) bool { return x.kind == "lvm" }) {
+		return
+	}
+	if f.exists("etc/lvm/devices/system.devices") {
+		f.moveAway("etc/lvm/devices/system.devices")
+	}
+	conf, _ := f.read("etc/lvm/lvm.conf")
+	for line := range strings.Lines(conf) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.HasSuffix(strings.TrimSpace(key), "filter") && strings.Contains(value, "/dev/") {
+			f.note("etc/lvm/lvm.conf lets LVM look only at some devices, which may have other names here: %s", strings.TrimSpace(line))
 		}
 	}
 }

@@ -14,12 +14,16 @@ type device struct {
 	kind  string // ext, xfs, btrfs, vfat, swap, …; "" if unknown
 	uuid  string
 	label string
+
+	alias  []string // other names, of what several devices are together; disk is -1 then
+	joined bool     // what it holds is a part of another device
 }
 
 // devices are all of a machine, and what its disks were called at home.
 type devices struct {
 	all   []device
 	disks []string // "sda", "nvme0n1" …
+	left  []string // what was not put together, and why
 }
 
 // find returns the device that a name such as /dev/sda2, UUID=… or LABEL=… means.
@@ -38,9 +42,12 @@ func (d *devices) find(spec string) (*device, bool) {
 	for i := range d.all {
 		x := &d.all[i]
 		switch {
+		case !x.joined && slices.Contains(x.alias, spec):
+			return x, true
+		case x.joined: // its UUID may be that of what it is a part of
 		case tagged && tag == "UUID" && value != "" && strings.EqualFold(x.uuid, value),
 			tagged && tag == "LABEL" && value != "" && x.label == value,
-			!tagged && disk == x.disk && part == x.part:
+			!tagged && disk >= 0 && disk == x.disk && part == x.part:
 			return x, true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -138,6 +139,7 @@ func findDevices(disks []string) (devices, error) {
 			}
 		}
 	}
+	d.join()
 	return d, nil
 }
 
@@ -148,7 +150,13 @@ func (d *devices) add(node string, disk, part int) {
 	x := device{node: node, disk: disk, part: part}
 	if f, err := os.Open("/dev/" + node); err == nil {
 		x.kind, x.uuid, x.label = identify(f)
+		if size, err := f.Seek(0, io.SeekEnd); err == nil && endsAsRaid(f, size) {
+			x.kind, x.uuid, x.label = "raid", "", ""
+		}
 		f.Close()
+	}
+	if part > 0 && slices.ContainsFunc(d.all, func(o device) bool { return o.disk == disk && o.part == 0 && o.kind == "raid" }) {
+		return // it lies in the RAID, and is found there
 	}
 	d.all = append(d.all, x)
 }
@@ -218,10 +226,12 @@ func findRoot(d *devices, report *Report) (*device, error) {
 	}
 	var hidden []string
 	for _, x := range d.all {
-		if what := foreign[x.kind]; what != "" {
-			hidden = append(hidden, fmt.Sprintf("disk %s, partition %d, is %s", d.disks[x.disk], x.part, what))
+		if what := foreign[x.kind]; what != "" && !x.joined {
+			hidden = append(hidden, d.where(&x)+" is "+what)
 		}
 	}
+	locked := hidden
+	hidden = append(hidden[:len(hidden):len(hidden)], d.left...)
 	switch {
 	case len(roots) == 0 && len(hidden) > 0:
 		report.Cannot = append(report.Cannot, fmt.Sprintf("the machine's root file system was not found; %s, which cannot be looked into while the machine does not run", strings.Join(hidden, "; ")))
@@ -230,10 +240,13 @@ func findRoot(d *devices, report *Report) (*device, error) {
 	case len(roots) > 1:
 		var all []string
 		for _, x := range roots {
-			all = append(all, fmt.Sprintf("%s%d", d.disks[x.disk], x.part))
+			all = append(all, strings.TrimSuffix(d.where(x), ","))
 		}
 		report.Cannot = append(report.Cannot, "the machine has several root file systems, and which one it boots is not known here: "+strings.Join(all, ", "))
 	default:
+		for _, l := range locked { // what is not needed to find the root; the machine may want it
+			report.Notes = append(report.Notes, l+": it was not looked into")
+		}
 		err := mountDevice(roots[0], mountPoint, "")
 		if err == nil && !isRoot(mountPoint) {
 			if err = unix.Unmount(mountPoint, 0); err == nil {
@@ -251,6 +264,7 @@ func workOn(d devices, spec Spec, report *Report) (err error) {
 	if err != nil || root == nil {
 		return err
 	}
+	report.Notes = append(report.Notes, d.left...)
 	mounted := []string{mountPoint}
 	defer func() {
 		unix.Sync()

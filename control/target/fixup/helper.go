@@ -32,7 +32,7 @@ var (
 	mustHave   = []string{"virtio_pci", "virtio_blk", "ext4"}
 	shouldHave = []string{
 		"crc32c_generic", "crc32c_intel", "libcrc32c", "xfs", "btrfs", "xxhash_generic", "blake2b_generic", "sha256_generic",
-		"vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8",
+		"dm_mod", "md_mod", "raid0", "raid1", "raid10", "raid456", "linear", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8",
 	}
 )
 

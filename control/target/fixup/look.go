@@ -1,6 +1,9 @@
 package fixup
 
 import (
+	"debug/elf"
+	"encoding/binary"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -11,6 +14,9 @@ const loadList = "conf/modules"
 
 // look finds what keeps the machine from booting, and says what cannot be helped.
 func (f *fixer) look() (boots []boot) {
+	if arch := f.processor(); arch != "" {
+		f.cannot("the machine's programs are for %s processors, it would come up on x86-64", arch)
+	}
 	if text, ok := f.read("etc/fstab"); ok {
 		_, _, cannot := fixFstab(text, &f.devices)
 		f.report.Cannot = append(f.report.Cannot, cannot...)
@@ -48,6 +54,30 @@ func (f *fixer) look() (boots []boot) {
 		f.cannot("no initramfs of the machine could be looked into")
 	}
 	return boots
+}
+
+// processor says for what processors the machine's programs are, if that is known and not
+// what every target has.
+func (f *fixer) processor() string {
+	for _, p := range []string{"usr/lib/systemd/systemd", "lib/systemd/systemd", "usr/bin/sh", "bin/sh", "bin/busybox", "sbin/init"} {
+		file, err := f.root.Open(p)
+		if err != nil {
+			continue
+		}
+		head := make([]byte, 20)
+		_, err = io.ReadFull(file, head)
+		file.Close()
+		if err != nil || string(head[:4]) != elf.ELFMAG || elf.Data(head[elf.EI_DATA]) != elf.ELFDATA2LSB {
+			continue
+		}
+		switch m := elf.Machine(binary.LittleEndian.Uint16(head[18:])); m {
+		case elf.EM_X86_64, elf.EM_386:
+			return ""
+		default:
+			return strings.ToLower(strings.TrimPrefix(m.String(), "EM_"))
+		}
+	}
+	return ""
 }
 
 // entries lists the kernels that the boot loader offers.

@@ -1,12 +1,12 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,21 +17,9 @@ import (
 	"github.com/leeward-dr/leeward/control/target/targettest"
 )
 
-// helperProgram builds what runs in a helper: a small program, or with LEEWARD_FULL=1 the
-// one that is installed.
-func helperProgram(t testing.TB) (h Helper) {
-	t.Helper()
-	h = Helper{Program: filepath.Join(t.TempDir(), "helper"), Kernel: targettest.HelperKernel(t)}
-	from := "../fixup/testdata/helper"
-	if os.Getenv("LEEWARD_FULL") == "1" {
-		from, h.Args = "../../..", []string{"fix-machine"}
-	}
-	c := exec.Command("go", "build", "-o", h.Program, from)
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("build the helper's program: %v\n%s", err, out)
-	}
-	return h
+func helperProgram(t testing.TB) Helper {
+	program, args := targettest.HelperProgram(t)
+	return Helper{Program: program, Args: args, Kernel: targettest.HelperKernel(t)}
 }
 
 // fixing is a Config whose helpers can run here.
@@ -95,7 +83,7 @@ func TestFixup(t *testing.T) {
 		t.Errorf("%s is left: %v", fixupFile, err)
 	}
 	for _, p := range []string{"/etc/fstab", "/boot/grub/grub.cfg", "/boot/initrd"} {
-		if was, is := inImage(t, image, p), inOverlay(t, r.Overlay(0), p); was != is || was == "" {
+		if was, is := targettest.InTiny(t, image, p), inOverlay(t, r.Overlay(0), p); was != is || was == "" {
 			t.Errorf("%s had %d bytes and goes home with %d", p, len(was), len(is))
 		}
 	}
@@ -108,17 +96,6 @@ func TestFixup(t *testing.T) {
 	}
 }
 
-// inImage reads a file in the root file system of an image of tiny.
-func inImage(t testing.TB, image, path string) string {
-	t.Helper()
-	c := exec.Command("debugfs", "-R", "cat "+path, image+"?offset=6291456") // behind the ESP
-	out, err := c.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(out)
-}
-
 func inOverlay(t testing.TB, o *overlay.Overlay, path string) string {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
@@ -129,7 +106,7 @@ func inOverlay(t testing.TB, o *overlay.Overlay, path string) string {
 	if _, err := io.Copy(f, io.NewSectionReader(o, 0, o.Size())); err != nil {
 		t.Fatal(err)
 	}
-	return inImage(t, f.Name(), path)
+	return targettest.InTiny(t, f.Name(), path)
 }
 
 // What cannot be fixed is said when it is rehearsed, and a machine without fix-ups needs no
@@ -156,5 +133,44 @@ func TestCannotFix(t *testing.T) {
 	cfg.Fixup = "sometimes"
 	if err := New(cfg).Validate(t.Context(), m); err == nil {
 		t.Error("fix-ups \"sometimes\"")
+	}
+}
+
+// A root in a logical volume, of which the group lies on a RAID, is found and fixed.
+func TestFixupJoined(t *testing.T) {
+	t.Parallel()
+	cfg := fixing(t, FixupAuto)
+	b, err := os.ReadFile(targettest.Bootable(t, "tiny", "--hw", "sata"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The root's partition; its fstab and its boot loader call it by a name of the same length.
+	root := bytes.ReplaceAll(b[12288*512:len(b)-2048*512], []byte("/dev/sda3"), []byte("/dev/dm-0"))
+	versions := []string{"1.2"}
+	if os.Getenv("LEEWARD_FULL") == "1" { // each costs a boot of the helper
+		versions = append(versions, "1.1", "1.0", "0.90")
+	}
+	var two [2][]byte
+	for _, version := range versions {
+		two = targettest.Mirror(version, "pair", targettest.Volume(root))
+		m := machine(targettest.Mem("sda", two[0]), targettest.Mem("sdb", two[1]))
+		said, err := New(cfg).Rehearse(t.Context(), m, t.TempDir())
+		if err != nil {
+			t.Fatalf("superblocks of version %s: %v", version, err)
+		}
+		all := strings.Join(said, "\n")
+		for _, want := range []string{"virtio_pci, virtio_blk for kernel", "logical volume machine/pool is of type thin"} {
+			if !strings.Contains(all, want) {
+				t.Errorf("superblocks of version %s, not said: %s in %q", version, want, said)
+			}
+		}
+	}
+	if os.Getenv("LEEWARD_FULL") != "1" {
+		return // it costs a boot of the helper
+	}
+	// Half of the RAID is not enough, and that is said.
+	_, err = New(cfg).Rehearse(t.Context(), machine(targettest.Mem("sda", two[0])), t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "has 1 of its 2 devices here") {
+		t.Errorf("half a RAID: %v", err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
@@ -45,9 +47,20 @@ func newBlobs(t testing.TB, endpoint, name, key string) *blobs {
 	return &blobs{c, cred}
 }
 
-// PageBlob returns a blob of the storage account, by way of the switch.
-func (c *Cloud) PageBlob(name string, o *pageblob.ClientOptions) (*pageblob.Client, error) {
-	return pageblob.NewClientWithSharedKeyCredential(c.blobs.c.URL()+"/account/"+name, c.blobs.key, o)
+// options is how the storage account is reached: by way of the switch.
+func (c *Cloud) options() azcore.ClientOptions {
+	return azcore.ClientOptions{Transport: c, Retry: policy.RetryOptions{RetryDelay: time.Millisecond}}
+}
+
+// PageBlob returns a blob of the storage account.
+func (c *Cloud) PageBlob(name string) (*pageblob.Client, error) {
+	return pageblob.NewClientWithSharedKeyCredential(c.blobs.c.URL()+"/account/"+name, c.blobs.key, &pageblob.ClientOptions{ClientOptions: c.options()})
+}
+
+// Container returns that of the storage account's blobs, and what their names begin with.
+func (c *Cloud) Container() (*container.Client, string, error) {
+	k, err := container.NewClientWithSharedKeyCredential(c.blobs.c.URL(), c.blobs.key, &container.ClientOptions{ClientOptions: c.options()})
+	return k, "account/", err
 }
 
 func (b *blobs) page(name string) *pageblob.Client { return b.c.NewPageBlobClient(name) }
@@ -74,6 +87,14 @@ func (b *blobs) copy(from, name string) bool {
 		return false
 	}
 	b.make(name, int64(len(data)))
+	return b.fill(name, data) == nil
+}
+
+// fill writes whole pages from the beginning of a blob; what it held there is no more.
+func (b *blobs) fill(name string, data []byte) error {
+	if _, err := b.page(name).ClearPages(context.Background(), blob.HTTPRange{Offset: 0, Count: int64(len(data))}, nil); err != nil {
+		return err
+	}
 	const most = 4 << 20
 	for off := 0; off < len(data); off += most {
 		part := data[off:min(off+most, len(data))]
@@ -81,16 +102,14 @@ func (b *blobs) copy(from, name string) bool {
 			continue
 		}
 		if _, err := b.page(name).UploadPages(context.Background(), streaming.NopCloser(bytes.NewReader(part)), blob.HTTPRange{Offset: int64(off), Count: int64(len(part))}, nil); err != nil {
-			return false
+			return err
 		}
 	}
-	return true
+	return nil
 }
 
-// sign returns an address of a blob to write it with, and to read it if that is not
-// for writing only.
-func (b *blobs) sign(name string, writeOnly bool) string {
-	p := sas.BlobPermissions{Write: true, Read: !writeOnly}
+// sign returns an address of a blob for what may be done with it.
+func (b *blobs) sign(name string, p sas.BlobPermissions) string {
 	u, err := b.page(name).GetSASURL(p, time.Now().Add(signedFor), &blob.GetSASURLOptions{StartTime: to.Ptr(time.Now().Add(-signedFor))})
 	if err != nil {
 		return ""
@@ -128,4 +147,10 @@ func (b *blobs) left(t testing.TB) (all []string) {
 		}
 	}
 	return all
+}
+
+// InAccount returns the content of a blob of the storage account.
+func (c *Cloud) InAccount(t testing.TB, name string) []byte {
+	t.Helper()
+	return c.blobs.download(t, "account/"+name)
 }

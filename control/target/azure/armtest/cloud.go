@@ -35,10 +35,13 @@ type Cloud struct {
 	machines  map[string]*armcompute.VirtualMachine
 	nets      map[string]*thing // by kind/name
 	ops       map[string]int    // operation → questions until it is done
-	console   string            // what every machine says
-	asleep    bool              // machines do not run
+	off       map[string]bool   // machines that are deallocated
+	power     func(name string, on bool)
+	console   string // what every machine says
+	asleep    bool   // machines do not run
 	writeOnly bool
 	broken    map[string]string // what an operation ends with, once
+	quota     int64             // CPUs that are left
 }
 
 // Disk is a managed disk.
@@ -63,12 +66,12 @@ func New(t testing.TB, endpoint, name, key string) *Cloud {
 	t.Helper()
 	c := &Cloud{
 		disks: map[string]*Disk{}, machines: map[string]*armcompute.VirtualMachine{}, nets: map[string]*thing{}, ops: map[string]int{},
-		broken: map[string]string{}, console: "booted\n",
+		off: map[string]bool{}, broken: map[string]string{}, console: "booted\n", quota: 100,
 	}
 	c.blobs = newBlobs(t, endpoint, name, key)
 	site := c.path("virtualNetworks/site")
 	c.nets["virtualnetworks/site"] = &thing{id: site, kind: "Microsoft.Network/virtualNetworks", body: map[string]any{"id": site, "location": Region}}
-	c.compute.servers = fake.ServerFactory{DisksServer: c.diskServer(), VirtualMachinesServer: c.machineServer(), ResourceSKUsServer: c.sizeServer()}
+	c.compute.servers = fake.ServerFactory{DisksServer: c.diskServer(), VirtualMachinesServer: c.machineServer(), ResourceSKUsServer: c.sizeServer(), UsageServer: c.usageServer()}
 	c.Switch.serve = c.serve
 	return c
 }
@@ -89,6 +92,35 @@ func (c *Cloud) Sleep() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asleep = true
+}
+
+// OnPower sets what is done when a machine has been turned off, before it is said, and when
+// it has been turned on.
+func (c *Cloud) OnPower(do func(name string, on bool)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.power = do
+}
+
+// Fill writes into a managed disk, as the machine does that it is attached to.
+func (c *Cloud) Fill(t testing.TB, name string, content []byte) {
+	t.Helper()
+	c.mu.Lock()
+	d := c.disks[name]
+	c.mu.Unlock()
+	if d == nil {
+		t.Fatalf("there is no disk %s", name)
+	}
+	if err := c.blobs.fill(d.blob, content); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Quota sets how many CPUs the subscription may still have.
+func (c *Cloud) Quota(cpus int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.quota = cpus
 }
 
 // WriteOnly makes signatures for disks good for writing only.
@@ -188,7 +220,8 @@ func (c *Cloud) blob(req *http.Request) (*http.Response, error) {
 	open := true
 	for _, d := range c.disks {
 		if d.blob != "" && strings.HasSuffix(req.URL.Path, "/"+d.blob) {
-			open = d.State == armcompute.DiskStateActiveUpload
+			reads := req.Method == http.MethodGet || req.Method == http.MethodHead
+			open = d.State == armcompute.DiskStateActiveUpload || d.State == armcompute.DiskStateActiveSAS && reads
 		}
 	}
 	c.mu.Unlock()

@@ -3,12 +3,14 @@ package armtest
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 
 	azfake "github.com/Azure/azure-sdk-for-go/sdk/azcore/fake"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8/fake"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
 )
 
 const (
@@ -88,7 +90,7 @@ func (c *Cloud) deleteDisk(_ context.Context, _, name string, _ *armcompute.Disk
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := c.disks[name]
-	if k != nil && (k.State == armcompute.DiskStateAttached || k.State == armcompute.DiskStateActiveUpload) {
+	if k != nil && k.State != armcompute.DiskStateUnattached && k.State != armcompute.DiskStateReadyToUpload {
 		refuse(&e, http.StatusConflict, "OperationNotAllowed")
 		return
 	}
@@ -109,18 +111,26 @@ func (c *Cloud) grant(_ context.Context, _, name string, g armcompute.GrantAcces
 	case k == nil:
 		refuse(&e, http.StatusNotFound, "ResourceNotFound")
 		return
-	case k.State != armcompute.DiskStateReadyToUpload: // stricter than Azure may be
-		refuse(&e, http.StatusConflict, "OperationNotAllowed")
-		return
-	case g.Access == nil || *g.Access != armcompute.AccessLevelWrite || g.DurationInSeconds == nil || *g.DurationInSeconds <= 0:
+	case g.Access == nil || g.DurationInSeconds == nil || *g.DurationInSeconds <= 0:
 		refuse(&e, http.StatusBadRequest, "InvalidParameter")
+		return
+	}
+	var may sas.BlobPermissions
+	next := armcompute.DiskStateActiveUpload
+	switch { // stricter than Azure may be
+	case *g.Access == armcompute.AccessLevelWrite && k.State == armcompute.DiskStateReadyToUpload:
+		may = sas.BlobPermissions{Write: true, Read: !c.writeOnly}
+	case *g.Access == armcompute.AccessLevelRead && (k.State == armcompute.DiskStateReserved || k.State == armcompute.DiskStateUnattached):
+		may, next = sas.BlobPermissions{Read: true}, armcompute.DiskStateActiveSAS
+	default:
+		refuse(&e, http.StatusConflict, "OperationNotAllowed")
 		return
 	}
 	broken := c.take("grant")
 	if broken == "" {
-		k.State = armcompute.DiskStateActiveUpload
+		k.State = next
 	}
-	ends(&r, http.StatusAccepted, http.StatusOK, broken, armcompute.DisksClientGrantAccessResponse{AccessURI: armcompute.AccessURI{AccessSAS: to.Ptr(c.blobs.sign(k.blob, c.writeOnly))}})
+	ends(&r, http.StatusAccepted, http.StatusOK, broken, armcompute.DisksClientGrantAccessResponse{AccessURI: armcompute.AccessURI{AccessSAS: to.Ptr(c.blobs.sign(k.blob, may))}})
 	return
 }
 
@@ -133,8 +143,13 @@ func (c *Cloud) revoke(_ context.Context, _, name string, _ *armcompute.DisksCli
 		return
 	}
 	broken := c.take("revoke")
-	if broken == "" && (k.State == armcompute.DiskStateActiveUpload || k.State == armcompute.DiskStateReadyToUpload) {
+	if broken == "" && (k.State == armcompute.DiskStateActiveUpload || k.State == armcompute.DiskStateReadyToUpload || k.State == armcompute.DiskStateActiveSAS) {
 		k.State = armcompute.DiskStateUnattached
+		for vm, off := range c.off {
+			if off && c.machines[vm] != nil && slices.Contains(uses(c.machines[vm]), name) {
+				k.State = armcompute.DiskStateReserved
+			}
+		}
 	}
 	ends(&r, http.StatusAccepted, http.StatusOK, broken, armcompute.DisksClientRevokeAccessResponse{})
 	return
@@ -143,6 +158,7 @@ func (c *Cloud) revoke(_ context.Context, _, name string, _ *armcompute.DisksCli
 func (c *Cloud) machineServer() fake.VirtualMachinesServer {
 	return fake.VirtualMachinesServer{
 		BeginCreateOrUpdate: c.putMachine, BeginDelete: c.deleteMachine, InstanceView: c.view, RetrieveBootDiagnosticsData: c.bootData,
+		BeginDeallocate: c.deallocate, BeginStart: c.turnOn,
 	}
 }
 
@@ -194,11 +210,68 @@ func (c *Cloud) deleteMachine(_ context.Context, _, name string, _ *armcompute.V
 	broken := c.take("delete machine")
 	if vm := c.machines[name]; vm != nil && broken == "" {
 		for _, n := range uses(vm) {
-			c.disks[n].State = armcompute.DiskStateUnattached
+			if c.disks[n].State != armcompute.DiskStateActiveSAS { // which it stays until it is revoked
+				c.disks[n].State = armcompute.DiskStateUnattached
+			}
 		}
 		delete(c.machines, name)
+		delete(c.off, name)
 	}
 	ends(&r, http.StatusAccepted, http.StatusOK, broken, armcompute.VirtualMachinesClientDeleteResponse{})
+	return
+}
+
+// turn deallocates a machine or starts it. What is done then may use the cloud.
+func (c *Cloud) turn(name string, on bool, kind string) (broken string, status int, code string) {
+	c.mu.Lock()
+	vm := c.machines[name]
+	from, to := armcompute.DiskStateAttached, armcompute.DiskStateReserved
+	if on {
+		from, to = to, from
+	}
+	switch {
+	case vm == nil:
+		c.mu.Unlock()
+		return "", http.StatusNotFound, "ResourceNotFound"
+	case on && slices.ContainsFunc(uses(vm), func(d string) bool { return c.disks[d].State == armcompute.DiskStateActiveSAS }):
+		c.mu.Unlock()
+		return "", http.StatusConflict, "DiskHasActiveSharedAccessSignature"
+	}
+	broken = c.take(kind)
+	turned := broken == "" && c.off[name] == on
+	if turned {
+		c.off[name] = !on
+		for _, d := range uses(vm) {
+			if c.disks[d].State == from {
+				c.disks[d].State = to
+			}
+		}
+	}
+	do := c.power
+	c.mu.Unlock()
+	if turned && do != nil {
+		do(name, on)
+	}
+	return broken, 0, ""
+}
+
+func (c *Cloud) deallocate(_ context.Context, _, name string, _ *armcompute.VirtualMachinesClientBeginDeallocateOptions) (r azfake.PollerResponder[armcompute.VirtualMachinesClientDeallocateResponse], e azfake.ErrorResponder) {
+	broken, status, code := c.turn(name, false, "deallocate")
+	if status != 0 {
+		refuse(&e, status, code)
+		return
+	}
+	ends(&r, http.StatusAccepted, http.StatusOK, broken, armcompute.VirtualMachinesClientDeallocateResponse{})
+	return
+}
+
+func (c *Cloud) turnOn(_ context.Context, _, name string, _ *armcompute.VirtualMachinesClientBeginStartOptions) (r azfake.PollerResponder[armcompute.VirtualMachinesClientStartResponse], e azfake.ErrorResponder) {
+	broken, status, code := c.turn(name, true, "start")
+	if status != 0 {
+		refuse(&e, status, code)
+		return
+	}
+	ends(&r, http.StatusAccepted, http.StatusOK, broken, armcompute.VirtualMachinesClientStartResponse{})
 	return
 }
 
@@ -212,6 +285,9 @@ func (c *Cloud) view(_ context.Context, _, name string, _ *armcompute.VirtualMac
 	state := "PowerState/running"
 	if c.asleep {
 		state = "PowerState/stopped"
+	}
+	if c.off[name] {
+		state = "PowerState/deallocated"
 	}
 	var v armcompute.VirtualMachinesClientInstanceViewResponse
 	v.Statuses = []*armcompute.InstanceViewStatus{{Code: to.Ptr("ProvisioningState/succeeded")}, {Code: &state}}
@@ -241,6 +317,9 @@ func (c *Cloud) sizeServer() fake.ResourceSKUsServer {
 		k := &armcompute.ResourceSKU{Name: &name, ResourceType: to.Ptr("virtualMachines"), LocationInfo: []*armcompute.ResourceSKULocationInfo{{
 			Location: to.Ptr(Region), Zones: []*string{to.Ptr("1"), to.Ptr("2")},
 		}}}
+		if strings.HasSuffix(name, "s_v5") && strings.HasPrefix(name, "Standard_D") {
+			k.Family = to.Ptr("standardDSv5Family")
+		}
 		for n, v := range map[string]string{"vCPUs": cpus, "MemoryGB": memory, "MaxDataDiskCount": disks, "HyperVGenerations": generations, "CpuArchitectureType": arch, "PremiumIO": "True"} {
 			k.Capabilities = append(k.Capabilities, &armcompute.ResourceSKUCapabilities{Name: &n, Value: &v})
 		}
@@ -255,6 +334,20 @@ func (c *Cloud) sizeServer() fake.ResourceSKUsServer {
 		}}}, nil)
 		r.AddPage(http.StatusOK, armcompute.ResourceSKUsClientListResponse{ResourceSKUsResult: armcompute.ResourceSKUsResult{Value: []*armcompute.ResourceSKU{
 			size("Standard_D2ps_v5", "2", "8", "4", "V2", "Arm64"), size("Standard_NC4", "4", "28", "8", "V1,V2", "x64"), size("Standard_E64s_v5", "64", "512", "32", "V2", "x64"),
+		}}}, nil)
+		return
+	}}
+}
+
+func (c *Cloud) usageServer() fake.UsageServer {
+	return fake.UsageServer{NewListPager: func(string, *armcompute.UsageClientListOptions) (r azfake.PagerResponder[armcompute.UsageClientListResponse]) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		use := func(name string, left int64) *armcompute.Usage {
+			return &armcompute.Usage{Name: &armcompute.UsageName{Value: &name}, CurrentValue: to.Ptr[int32](7), Limit: to.Ptr(left + 7), Unit: to.Ptr("Count")}
+		}
+		r.AddPage(http.StatusOK, armcompute.UsageClientListResponse{ListUsagesResult: armcompute.ListUsagesResult{Value: []*armcompute.Usage{
+			use("cores", c.quota), use("virtualMachines", 100), use("standardDSv5Family", c.quota), use("standardNCFamily", 0),
 		}}}, nil)
 		return
 	}}

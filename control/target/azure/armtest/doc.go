@@ -4,7 +4,8 @@
 //
 // The fakes check nothing; the cloud does. A disk for upload goes from ReadyToUpload over
 // ActiveUpload to Unattached and Attached and by no other way, takes bytes only while it
-// is open, and cannot be opened twice. What is in use cannot be removed. Names that are
+// is open, and cannot be opened twice. That of a machine which is deallocated is Reserved, can be
+// opened for reading (ActiveSAS), and must be closed before the machine starts. What is in use cannot be removed. Names that are
 // not there answer 404.
 //
 // Every request, of the resource manager and of blobs, goes through one switch: a test can
