@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,9 +14,12 @@ import (
 func Runtime(context.Context) ([]Family, error) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
 	out := []Family{
 		Of("go_goroutines", "Goroutines of this process", Gauge, float64(runtime.NumGoroutine())),
 		Of("go_memstats_heap_alloc_bytes", "Bytes of objects in memory", Gauge, float64(m.HeapAlloc)),
+		Of("go_gc_heap_live_bytes", "Bytes of objects that were in use when garbage was last collected", Gauge, float64(live[0].Value.Uint64())),
 		Of("go_memstats_heap_inuse_bytes", "Bytes of memory that hold objects", Gauge, float64(m.HeapInuse)),
 	}
 	var u syscall.Rusage

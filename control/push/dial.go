@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,6 +78,68 @@ type Dialer struct {
 	KnownHosts []string // files; none: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts
 	HostKeys   []string // fingerprints that are right beside those, SHA256:…
 	Timeout    time.Duration
+	// Alone leaves everything out that belongs to whoever runs this program: keys and known
+	// hosts in files, the SSH agent. What is left are Keys, Password and HostKeys.
+	Alone bool
+	Keys  [][]byte // private keys as PEM, beside those in files; Passphrase is asked for "the key"
+}
+
+// HostKey is what a host shows of itself.
+type HostKey struct {
+	Type        string // like ssh-ed25519
+	Fingerprint string // SHA256:…
+}
+
+// errSeen ends a handshake of which no more than the host's key is wanted.
+var errSeen = errors.New("the key is seen")
+
+// preferred are kinds of host keys, the better first: who looks at a host's key and who
+// signs in later must be shown the same one.
+var preferred = []string{
+	ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
+}
+
+// LookAt asks a host for its key and goes away. Nothing of it is believed: a person has to
+// compare it.
+func LookAt(ctx context.Context, t Target) (k HostKey, err error) {
+	see := func(_ string, _ net.Addr, key ssh.PublicKey) error {
+		k = HostKey{Type: key.Type(), Fingerprint: ssh.FingerprintSHA256(key)}
+		return errSeen
+	}
+	c, err := handshake(ctx, t, &ssh.ClientConfig{User: t.User, HostKeyCallback: see, HostKeyAlgorithms: preferred})
+	switch {
+	case err == nil: // it cannot be: see lets nobody in
+		_ = c.conn.Close()
+	case k == HostKey{}:
+		return k, fmt.Errorf("%s: %w", t, signIn(err))
+	}
+	return k, nil
+}
+
+// shaken are the ends of a handshake.
+type shaken struct {
+	conn  ssh.Conn
+	chans <-chan ssh.NewChannel
+	reqs  <-chan *ssh.Request
+	local net.Addr
+}
+
+// handshake dials and greets, until ctx ends.
+func handshake(ctx context.Context, t Target, c *ssh.ClientConfig) (s shaken, err error) {
+	nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.Address())
+	if err != nil {
+		return s, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = nc.Close() }) // ends a handshake that hangs
+	s.local = nc.LocalAddr()
+	s.conn, s.chans, s.reqs, err = ssh.NewClientConn(nc, t.Address(), c)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = nc.Close()
+	}
+	return s, err
 }
 
 // Dial signs in. The host is closed by the caller.
@@ -95,27 +158,22 @@ func (d *Dialer) Dial(ctx context.Context, t Target) (*Host, error) {
 		return nil, err
 	}
 	defer done()
-	nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.Address())
+	c, err := handshake(ctx, t, &ssh.ClientConfig{User: t.User, Auth: auth, HostKeyCallback: check, HostKeyAlgorithms: prefer, Timeout: d.Timeout})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", t, ErrUnreachable, err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = nc.Close() }) // ends a handshake that hangs
-	conn, chans, reqs, err := ssh.NewClientConn(nc, t.Address(), &ssh.ClientConfig{User: t.User, Auth: auth, HostKeyCallback: check, HostKeyAlgorithms: prefer, Timeout: d.Timeout})
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		_ = nc.Close()
 		return nil, fmt.Errorf("%s: %w", t, signIn(err))
 	}
-	return &Host{Target: t, client: ssh.NewClient(conn, chans, reqs), local: nc.LocalAddr(), password: d.Password}, nil
+	return &Host{Target: t, client: ssh.NewClient(c.conn, c.chans, c.reqs), local: c.local, password: d.Password}, nil
 }
 
 // signIn names why the handshake failed.
 func signIn(err error) error {
 	switch {
-	case errors.Is(err, ErrHostKey):
+	case errors.Is(err, ErrHostKey), errors.Is(err, ErrUnreachable):
 		return err
+	// 51 is the server's "not so", also where package ssh waits for something else: when the
+	// password was wrong and questions are not asked at all.
+	case strings.Contains(err.Error(), "unexpected message type 51 "):
+		return fmt.Errorf("%w: it refused the password", ErrAuth)
 	case strings.Contains(err.Error(), "unable to authenticate"):
 		return fmt.Errorf("%w: %w", ErrAuth, err)
 	}
@@ -125,6 +183,14 @@ func signIn(err error) error {
 // hostKey makes the check of a host's key. The algorithms are those of the keys that are
 // known: a server with several shows the one that can be checked.
 func (d *Dialer) hostKey(t Target) (ssh.HostKeyCallback, []string, error) {
+	if d.Alone {
+		return func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			if print := ssh.FingerprintSHA256(key); !slices.Contains(d.HostKeys, print) {
+				return fmt.Errorf("%w: it shows %s, which is not the key that was accepted: somebody may be in between", ErrHostKey, print)
+			}
+			return nil
+		}, preferred, nil
+	}
 	files := d.KnownHosts
 	if len(files) == 0 {
 		if home, err := os.UserHomeDir(); err == nil {
@@ -145,10 +211,8 @@ func (d *Dialer) hostKey(t Target) (ssh.HostKeyCallback, []string, error) {
 	}
 	check := func(address string, remote net.Addr, key ssh.PublicKey) error {
 		print := ssh.FingerprintSHA256(key)
-		for _, k := range d.HostKeys {
-			if k == print {
-				return nil
-			}
+		if slices.Contains(d.HostKeys, print) {
+			return nil
 		}
 		err := known(address, remote, key)
 		if err == nil {
@@ -200,7 +264,7 @@ func (d *Dialer) auth() (ways []ssh.AuthMethod, done func(), err error) {
 		return nil, nil, err
 	}
 	var more func() ([]ssh.Signer, error)
-	if d.AgentSock != "" {
+	if d.AgentSock != "" && !d.Alone {
 		c, err := net.Dial("unix", d.AgentSock)
 		if err != nil {
 			return nil, nil, fmt.Errorf("ask the SSH agent: %w: start it, or unset SSH_AUTH_SOCK", err)
@@ -230,11 +294,21 @@ func (d *Dialer) auth() (ways []ssh.AuthMethod, done func(), err error) {
 // signers reads the private keys. One that was named must be readable; the usual ones may
 // be missing or need a passphrase.
 func (d *Dialer) signers() (all []ssh.Signer, err error) {
+	for _, pem := range d.Keys {
+		s, err := d.parse(pem, "the key")
+		if err != nil {
+			return nil, fmt.Errorf("read the private key: %w", err)
+		}
+		all = append(all, s)
+	}
+	if d.Alone {
+		return all, nil
+	}
 	files, named := d.Identities, len(d.Identities) > 0
 	if !named {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return nil, nil // nobody's home has no keys
+			return all, nil // nobody's home has no keys
 		}
 		for _, n := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
 			files = append(files, filepath.Join(home, ".ssh", n))
@@ -259,6 +333,11 @@ func (d *Dialer) signer(file string) (ssh.Signer, error) {
 		return nil, err
 	}
 	defer clear(b)
+	return d.parse(b, file)
+}
+
+// parse reads a private key, and asks for its passphrase if it has one.
+func (d *Dialer) parse(b []byte, file string) (ssh.Signer, error) {
 	s, err := ssh.ParsePrivateKey(b)
 	if errors.As(err, new(*ssh.PassphraseMissingError)) && d.Passphrase != nil {
 		word, err := d.Passphrase(file)

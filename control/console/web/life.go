@@ -1,7 +1,6 @@
 package web
 
 import (
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +11,8 @@ import (
 
 // askPage asks whether a step is meant.
 type askPage struct {
-	*api.Machine
+	On      *subject
+	Disks   []api.Disk // of a machine
 	Step    step
 	Phase   life.Phase
 	Text    string
@@ -47,27 +47,30 @@ func (w *Web) asking(a *ask) (*view, error) {
 	if err := a.must(s.Verb); err != nil {
 		return nil, err
 	}
-	name := a.r.PathValue("machine")
 	p := &askPage{Step: s, Text: askTexts[s.Kind]}
-	if p.Machine, err = a.Machine(a, name); err != nil {
+	if p.On, err = a.subject(); err != nil {
 		return nil, err
 	}
-	l, err := a.Life(a, name)
-	if err != nil {
-		return nil, err
+	l := p.On.Lives[0]
+	if s.Kind == life.Failback {
+		m, err := a.Client.Machine(a, l.Machine)
+		if err != nil {
+			return nil, err
+		}
+		p.Disks = m.Disks
 	}
-	if _, err := l.Clone().Step(life.Event{Kind: s.Kind}); err != nil {
+	if err := p.On.takes(s.Kind); err != nil {
 		return nil, api.Errorf(api.CodeRefused, "look at the machine's page: it says what can be done now", "%w", err)
 	}
 	p.Phase = l.Phase
 	switch s.Kind {
 	case life.Cancel:
-		p.Confirm = l.Phase.Fenced()
+		p.Confirm = p.On.fenced()
 		if undo := l.Phase.Undo(); undo != "" {
 			p.Text = strings.ToUpper(undo[:1]) + undo[1:] + "."
 		}
 	case life.Change:
-		points, err := a.Points(a, api.Query{Machine: name})
+		points, err := a.pointsOf(p.On)
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +78,7 @@ func (w *Web) asking(a *ask) (*view, error) {
 	case life.Complete, life.Disable, life.Failback:
 		p.Confirm = true
 	}
-	return &view{page: "ask", section: "machines", title: s.Name + ": " + name, data: p, still: true}, nil
+	return &view{page: "ask", section: p.On.section(), title: s.Name + ": " + p.On.Name, data: p, still: true}, nil
 }
 
 func (w *Web) asked(a *ask) (string, error) {
@@ -86,8 +89,12 @@ func (w *Web) asked(a *ask) (string, error) {
 	if err := a.must(s.Verb); err != nil {
 		return "", err
 	}
-	f, name := a.r.PostForm, a.r.PathValue("machine")
-	q := api.LifeRequest{Machine: name, Confirm: f.Get("confirm")}
+	on, err := a.subject()
+	if err != nil {
+		return "", err
+	}
+	f, q := a.r.PostForm, on.request(life.Order{})
+	q.Confirm = f.Get("confirm")
 	q.Point, q.DropHistory = f.Get("point"), f.Get("drop") != ""
 	for k, v := range f {
 		if disk, ok := strings.CutPrefix(k, "home."); ok && strings.TrimSpace(v[0]) != "" {
@@ -97,11 +104,11 @@ func (w *Web) asked(a *ask) (string, error) {
 			q.Home[disk] = strings.TrimSpace(v[0])
 		}
 	}
-	if s.Kind == life.Failback && q.Confirm != name {
-		return "", api.Errorf(api.CodeRefused, "type the machine's name", "failback of %s is not confirmed", name)
+	if s.Kind == life.Failback && q.Confirm != on.Name {
+		return "", api.Errorf(api.CodeRefused, "type the machine's name", "failback of %s is not confirmed", on.Name)
 	}
 	if _, err := a.AskLife(a, s.Kind, q); err != nil {
 		return "", err
 	}
-	return "/machines/" + url.PathEscape(name) + "?did=life", nil
+	return on.Path + "?did=life", nil
 }

@@ -179,4 +179,5 @@ func (w *Web) routes(m *http.ServeMux) {
 	w.planRoutes(m)
 	w.ruleRoutes(m)
 	w.siteRoutes(m)
+	w.pushRoutes(m)
 }

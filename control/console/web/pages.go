@@ -155,6 +155,7 @@ type shell struct {
 	Script                                     string
 	Who                                        *session.Session // nil: nobody is signed in
 	Now                                        time.Time
+	Crew                                       bool // agents can be pushed from here
 	Data                                       any
 }
 
@@ -177,7 +178,7 @@ func (s shell) Nav() []item {
 func (w *Web) shellOf(r *http.Request, who *session.Session, v *view) shell {
 	s := shell{
 		Page: v.page, Section: v.section, Title: v.title, Path: strings.TrimPrefix(r.URL.Path, "/live"), Theme: "auto", Version: w.c.Version,
-		Live: !v.still, Script: v.script, Who: who, Now: time.Now().UTC(), Data: v.data,
+		Live: !v.still, Script: v.script, Who: who, Now: time.Now().UTC(), Data: v.data, Crew: w.c.Crew != nil && who != nil && may(who.Role, verbPush),
 	}
 	if r.URL.RawQuery != "" {
 		s.Query = "?" + r.URL.RawQuery

@@ -9,14 +9,15 @@ import (
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/life"
 	"github.com/leeward-dr/leeward/control/plan"
+	"github.com/leeward-dr/leeward/control/push/crew"
 )
 
 // words are the functions of the templates.
 var words = template.FuncMap{
-	"size": func(v any) string { return bytesText(number(v)) }, "span": func(v any) string { return spanText(number(v)) },
+	"joblink": joblink, "number": number, "size": func(v any) string { return bytesText(number(v)) }, "span": func(v any) string { return spanText(number(v)) },
 	"age": age, "stamp": stamp, "tone": tone, "join": strings.Join, "plural": plural, "short": short,
-	"say": phaseText, "share": share, "when": when, "lower": strings.ToLower, "known": known, "since": func(t time.Time) float64 { return time.Since(t).Seconds() },
-	"dict": dict, "did": did, "answers": answers, "add": func(a, b int) int { return a + b }, "pct": func(f float64) string { return fmt.Sprintf("%.1f", f) },
+	"say": phaseText, "next": func(p life.Phase) string { return nextTexts[p] }, "share": share, "when": when, "lower": strings.ToLower, "known": known, "since": func(t time.Time) float64 { return time.Since(t).Seconds() },
+	"dict": dict, "did": did, "answers": answers, "add": func(a, b int) int { return a + b }, "pct": func(f float64) string { return fmt.Sprintf("%.1f", f) }, "hosttone": hostTone,
 }
 
 // number reads what templates have as numbers.
@@ -136,6 +137,17 @@ func tone(v any) string {
 	}
 }
 
+// hostTone is how it goes on a host.
+func hostTone(v crew.Visit) string {
+	switch {
+	case v.Error != "":
+		return "bad"
+	case v.Done:
+		return "ok"
+	}
+	return "busy"
+}
+
 // phases are the phases as people say them.
 var phases = map[life.Phase]string{
 	life.Protected: "protected", life.Checking: "checking the recovery point", life.Draining: "making the final point", life.Fencing: "fencing the source",
@@ -144,6 +156,16 @@ var phases = map[life.Phase]string{
 	life.Reprotecting: "re-protecting", life.Ready: "re-protected, ready to fail back", life.Unprotecting: "ending re-protection", life.Returning: "failing back",
 	life.Returned: "failed back, not committed", life.Staying: "cancelling the failback", life.Settling: "settling at home", life.Completing: "completing the migration",
 	life.Migrated: "migrated", life.Disabling: "ending protection", life.Disabled: "not protected",
+}
+
+// nextTexts say of a phase in which nothing moves what that means, and what comes next.
+var nextTexts = map[life.Phase]string{
+	life.FailedOver: "It runs at the recovery site. What it writes there has no recovery points yet: look at it, commit it, then re-protect it.",
+	life.Down:       "Its copy did not come up, and its source may not write. Choose another recovery point, or cancel.",
+	life.Committed:  "It runs at the recovery site. What it writes there has no recovery points until it is re-protected.",
+	life.Ready:      "It runs at the recovery site and has recovery points again. It can be brought home when home is ready.",
+	life.Returned:   "Its disks are written at home. Start it there and look at it; then commit.",
+	life.Migrated:   "It stays where it runs. Its source stays fenced.",
 }
 
 // phaseText writes a word of the API for people.
@@ -168,6 +190,15 @@ func short(s string) string {
 		return s[:8] + "…" + s[len(s)-6:]
 	}
 	return s
+}
+
+// joblink is the id of the job that the result of a plan's step names, and nothing else.
+func joblink(result string) string {
+	id, ok := strings.CutPrefix(result, "job ")
+	if !ok || strings.ContainsAny(id, " /") {
+		return ""
+	}
+	return id
 }
 
 // share is part of whole in percent, for widths.
@@ -198,8 +229,8 @@ var notices = map[string]string{
 	"revoke": "The agent is refused from now on.", "pin": "The point is kept, whatever the retention says.", "unpin": "The point goes by the retention again.",
 	"group": "The group is changed.", "group-rm": "The group is gone; its points stay.", "policy": "The policies are written.", "policy-rm": "The policy is gone.",
 	"plan": "A new version of the plan is written.", "plan-rm": "The plan is gone; its runs stay.", "drill": "The drill is written.", "drill-rm": "The drill is gone; its reports stay.",
-	"user": "The user is written. Their sessions have ended.", "user-rm": "The user is gone. Their sessions have ended.", "life": "It is on its way.", "answer": "The answer is given.",
-	"cancel": "The run ends: nothing new is begun.",
+	"user": "The user is written. Their sessions have ended.", "user-rm": "The user is gone. Their sessions have ended.", "life": "It is asked for. The page says how far it is.", "answer": "The answer is given.",
+	"cleaning": "It is being cleaned up; this page says when that is done.", "note": "It is noted.", "cancel": "The run ends: nothing new is begun.",
 }
 
 func did(query string) string {

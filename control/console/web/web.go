@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/control/api"
+	"github.com/leeward-dr/leeward/control/push/crew"
 	"github.com/leeward-dr/leeward/control/session"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/trust"
@@ -25,6 +26,7 @@ type Config struct {
 	Version string
 	Every   time.Duration // how often a living page looks for changes; 0: 2 s
 	Log     *slog.Logger
+	Crew    *crew.Crew // goes to hosts with agents; nil: nobody does. The console closes it.
 }
 
 const (
@@ -72,6 +74,9 @@ func New(c Config) (*Web, error) {
 
 // Close ends living pages and connections. Requests in work may fail.
 func (w *Web) Close() {
+	if w.c.Crew != nil {
+		w.c.Crew.Close()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	select {

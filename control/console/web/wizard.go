@@ -14,13 +14,17 @@ import (
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/life"
+	"github.com/leeward-dr/leeward/control/target/azure"
 )
 
 func (w *Web) wizardRoutes(m *http.ServeMux) {
-	w.show(m, "/machines/{machine}/failover", w.wizard)
-	w.do(m, "/machines/{machine}/failover", "", w.begin)
-	w.show(m, "/machines/{machine}/ask/{kind}", w.asking)
-	w.do(m, "/machines/{machine}/ask/{kind}", "", w.asked)
+	for _, of := range []string{"/machines/{machine}", "/groups/{group}"} {
+		w.show(m, of+"/failover", w.wizard)
+		w.do(m, of+"/failover", "", w.begin)
+		w.show(m, of+"/ask/{kind}", w.asking)
+		w.do(m, of+"/ask/{kind}", "", w.asked)
+	}
+	w.show(m, "/groups/{group}", w.group)
 	w.do(m, "/points/{id}/pin", "point.pin", func(a *ask) (string, error) {
 		_, err := a.Pin(a, a.r.PathValue("id"), strings.TrimSpace(a.r.PostForm.Get("name")))
 		return backTo(a, "pin"), err
@@ -46,28 +50,36 @@ const (
 // fields are what the steps of the wizard ask for, by step; the address carries them.
 var fields = [][]string{
 	{"kind"}, {"point", "time"},
-	{"target", "out", "format", "network", "cpus", "memory", "firmware", "hardware", "serial", "port", "http", "timeout", "quiesce", "shutdown"},
+	{
+		"target", "out", "format", "network", "bridge", "address", "cpus", "memory", "firmware", "hardware", "fixup", "hydrate", "serial", "port", "http", "timeout",
+		"subscription", "resource_group", "region", "subnet", "size", "quiesce", "shutdown",
+	},
 }
 
 // wizardPage is one step.
 type wizardPage struct {
-	*api.Machine
-	Step    int // 1 kind, 2 point, 3 where, 4 look and confirm
-	Kind    string
-	Form    url.Values // everything that was said so far
-	Carry   []field    // what this step must carry on
-	Back    string
-	Choices []choice
-	Problem string // with what was said
-	Phase   life.Phase
-	Fenced  bool // it cannot be failed over in this phase
+	*api.Machine // of a group: its first member, for what it has
+	On           *subject
+	Step         int // 1 kind, 2 point, 3 where, 4 look and confirm
+	Kind         string
+	Form         url.Values // everything that was said so far
+	Carry        []field    // what this step must carry on
+	Back         string
+	Choices      []choice
+	Problem      string // with what was said
+	Phase        life.Phase
+	Fenced       bool // it cannot be failed over in this phase
 	// Of the last step.
 	Checks    []api.LifeCheck
 	Good      bool
 	Loss      *choice
 	RequestID string
+	Where     []field  // what was chosen, said once more
 	Names     []string // the steps
 }
+
+// networkBridge is the choice of a bridge, whose name is a field of its own.
+const networkBridge = "bridge"
 
 type field struct{ Name, Value string }
 
@@ -80,13 +92,12 @@ type choice struct {
 }
 
 func (w *Web) wizard(a *ask) (*view, error) {
-	name := a.r.PathValue("machine")
-	p, err := w.wizardOf(a, name)
+	p, err := w.wizardOf(a)
 	if err != nil {
 		return nil, err
 	}
 	q := a.r.URL.Query()
-	if !slices.Contains([]string{kindTest, kindReal, kindPlanned}, p.Kind) {
+	if !slices.Contains([]string{kindTest, kindReal, kindPlanned}, p.Kind) || p.On.Group && p.Test() {
 		p.Kind = ""
 	}
 	p.Step, _ = strconv.Atoi(q.Get("step"))
@@ -112,16 +123,12 @@ func (w *Web) wizard(a *ask) (*view, error) {
 	}
 	p.carry(a.r.URL.Path)
 	title := map[string]string{kindTest: "Test failover of ", kindReal: "Fail over ", kindPlanned: "Fail over "}[p.Kind]
-	return &view{page: "wizard", section: "machines", title: cmp.Or(title, "Fail over ") + name, data: p, still: true}, nil
+	return &view{page: "wizard", section: p.On.section(), title: cmp.Or(title, "Fail over ") + p.On.Name, data: p, still: true}, nil
 }
 
 // wizardOf gathers what every step needs.
-func (w *Web) wizardOf(a *ask, name string) (*wizardPage, error) {
-	m, err := a.Machine(a, name)
-	if err != nil {
-		return nil, err
-	}
-	l, err := a.Life(a, name)
+func (w *Web) wizardOf(a *ask) (*wizardPage, error) {
+	on, err := a.subject()
 	if err != nil {
 		return nil, err
 	}
@@ -129,10 +136,16 @@ func (w *Web) wizardOf(a *ask, name string) (*wizardPage, error) {
 	if a.r.Method == http.MethodPost {
 		form = a.r.PostForm
 	}
-	p := &wizardPage{Machine: m, Kind: form.Get("kind"), Form: form, Phase: l.Phase, Names: []string{"What", "Recovery point", "Where", "Look and confirm"}}
-	_, err = l.Clone().Step(life.Event{Kind: life.Start})
-	p.Fenced = err != nil
-	points, err := a.Points(a, api.Query{Machine: name})
+	p := &wizardPage{On: on, Kind: form.Get("kind"), Form: form, Names: []string{"What", "Recovery point", "Where", "Look and confirm"}}
+	if p.Machine, err = a.Client.Machine(a, on.Members[0]); err != nil {
+		return nil, err
+	}
+	for _, l := range on.Lives {
+		if _, err := l.Clone().Step(life.Event{Kind: life.Start}); err != nil && !p.Fenced {
+			p.Fenced, p.Phase = true, l.Phase
+		}
+	}
+	points, err := a.pointsOf(on)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +158,11 @@ func (p *wizardPage) Get(name string) string { return p.Form.Get(name) }
 
 // Test reports whether nothing happens to the machine that runs.
 func (p *wizardPage) Test() bool { return p.Kind == kindTest }
+
+// More reports whether something was said of what is folded away.
+func (p *wizardPage) More() bool {
+	return p.Get("target") == failover.Cloud || slices.ContainsFunc([]string{"fixup", "hydrate", "subscription", "resource_group", "region", "subnet", "size"}, func(n string) bool { return p.Get(n) != "" })
+}
 
 // carry makes what this step hands on, and the way back.
 func (p *wizardPage) carry(path string) {
@@ -239,8 +257,19 @@ func (p *wizardPage) order() (life.Order, error) {
 	if o.Planned {
 		o.Quiesce = g("quiesce")
 	}
-	if p.Test() {
+	switch {
+	case p.Test():
 		o.Options.Network = "" // a test is always isolated
+	case o.Options.Network == networkBridge:
+		o.Options.Network, o.Options.Address = failover.Bridge+g("bridge"), g("address")
+	}
+	switch o.Target {
+	case failover.QEMU:
+		o.Options.Fixup, o.Options.Hydrate = g("fixup"), g("hydrate")
+	case failover.Cloud:
+		o.Options.Fixup = g("fixup")
+		o.Options.Azure = azure.Place{Subscription: g("subscription"), ResourceGroup: g("resource_group"), Region: g("region"), Subnet: g("subnet"), Size: g("size")}
+		o.Options.Firmware, o.Options.Hardware = "", ""
 	}
 	if o.Point == "time" {
 		at, err := time.Parse("2006-01-02T15:04", g("time"))
@@ -267,7 +296,7 @@ func (p *wizardPage) order() (life.Order, error) {
 	}
 	if o.Target == "disk" {
 		if !p.Test() {
-			return usage("a failover to files is not possible: only machines in QEMU are kept")
+			return usage("a failover to files is not possible: only machines in QEMU or in Azure are kept")
 		}
 		if o.Options.Out == "" {
 			return usage("the target disk needs a file to write, on the server")
@@ -279,11 +308,51 @@ func (p *wizardPage) order() (life.Order, error) {
 			return usage("say how it is seen that the machine lives: a serial line, or a port that accepts")
 		}
 	}
+	if o.Target == failover.Cloud && p.Test() && o.Options.Serial == "" {
+		return usage("a test in Azure is reached by nothing but its serial line: say which line proves that the machine lives")
+	}
 	r := failover.Request{Machine: p.Machine.Machine, Point: o.Point, Target: o.Target, Options: o.Options}
 	if err := r.Validate(); err != nil {
 		return usage("%w", err)
 	}
 	return o, nil
+}
+
+// whereOf says where an order leads, for who is about to confirm it.
+func whereOf(o life.Order) (all []field) {
+	say := func(name string, values ...string) {
+		values = slices.DeleteFunc(values, func(s string) bool { return s == "" })
+		if len(values) > 0 {
+			all = append(all, field{name, strings.Join(values, ", ")})
+		}
+	}
+	q := o.Options
+	switch o.Target {
+	case failover.Files:
+		say("Target", "files: "+q.Out, cmp.Or(q.Format, "raw"))
+		return all
+	case failover.Cloud:
+		z := q.Azure
+		say("Target", "Azure", z.Region, z.ResourceGroup, z.Subnet, z.Size)
+	default:
+		say("Target", "QEMU/KVM on the server")
+		name, bridged := strings.CutPrefix(q.Network, failover.Bridge)
+		if bridged {
+			say("Network", "bridge "+name, q.Address)
+		} else {
+			say("Network", map[string]string{"": failover.Isolated, failover.Isolated: failover.Isolated, failover.Open: "open: what the server reaches"}[q.Network])
+		}
+	}
+	port := ""
+	if q.Port != 0 {
+		port = "port " + strconv.Itoa(q.Port)
+	}
+	serial := ""
+	if q.Serial != "" {
+		serial = "a serial line that matches " + q.Serial
+	}
+	say("Seen to live by", serial, port, q.HTTP)
+	return all
 }
 
 // look says what would happen: it has control look at point, disks and target.
@@ -292,16 +361,16 @@ func (w *Web) look(a *ask, p *wizardPage) error {
 	if err != nil {
 		return err
 	}
-	p.RequestID, p.Good = rand.Text(), true
+	p.RequestID, p.Good, p.Where = rand.Text(), true, whereOf(o)
 	for i := range p.Choices {
 		if c := &p.Choices[i]; c.Value == p.Form.Get("point") {
 			p.Loss = c
 		}
 	}
-	if !a.may("failover.validate") || o.Target != "qemu" {
+	if !a.may("failover.validate") || o.Target == failover.Files {
 		return nil
 	}
-	v, err := a.ValidateLife(a, api.LifeRequest{Machine: p.Machine.Machine, Order: o})
+	v, err := a.ValidateLife(a, p.On.request(o))
 	if err != nil {
 		return err
 	}
@@ -317,10 +386,12 @@ func (w *Web) look(a *ask, p *wizardPage) error {
 
 // begin does what the wizard has gathered.
 func (w *Web) begin(a *ask) (string, error) {
-	name := a.r.PathValue("machine")
-	p, err := w.wizardOf(a, name)
+	p, err := w.wizardOf(a)
 	if err != nil {
 		return "", err
+	}
+	if p.On.Group && p.Test() {
+		return "", api.Errorf(api.CodeUsage, "write a plan, and test that", "a group is not tested as one")
 	}
 	o, err := p.order()
 	if err != nil {
@@ -331,7 +402,7 @@ func (w *Web) begin(a *ask) (string, error) {
 		if err := a.must("failover.test"); err != nil {
 			return "", err
 		}
-		j, err := a.Test(a, failover.Request{ID: id, Machine: name, Point: o.Point, Target: o.Target, Options: o.Options})
+		j, err := a.Test(a, failover.Request{ID: id, Machine: p.On.Name, Point: o.Point, Target: o.Target, Options: o.Options})
 		if err != nil {
 			return "", err
 		}
@@ -341,8 +412,10 @@ func (w *Web) begin(a *ask) (string, error) {
 		return "", err
 	}
 	o.ID = id
-	if _, err := a.AskLife(a, life.Start, api.LifeRequest{Machine: name, Confirm: a.r.PostForm.Get("confirm"), Order: o}); err != nil {
+	q := p.On.request(o)
+	q.Confirm = a.r.PostForm.Get("confirm")
+	if _, err := a.AskLife(a, life.Start, q); err != nil {
 		return "", err
 	}
-	return "/machines/" + url.PathEscape(name) + "?did=life", nil
+	return p.On.Path + "?did=life", nil
 }

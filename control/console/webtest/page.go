@@ -223,7 +223,8 @@ func find(what string) string {
 // text.
 func (p *Page) Click(what string) {
 	p.b.t.Helper()
-	p.Wait("find "+what, find(what))
+	// A page that is still coming moves under the mouse.
+	p.Wait("find "+what, find(what)+` && document.readyState === "complete"`)
 	var at struct{ X, Y float64 }
 	p.b.must(p.eval(fmt.Sprintf(`(() => { const e = %s; e.scrollIntoView({block: "center", behavior: "instant"}); const r = e.getBoundingClientRect(); return {X: r.x + r.width / 2, Y: r.y + r.height / 2}; })()`, find(what)), &at))
 	for _, kind := range []string{"mousePressed", "mouseReleased"} {
