@@ -89,9 +89,9 @@ func (s *Service) retention(group string) vault.Retention {
 	return r.policyOf(group).Retention
 }
 
-// pointsInUse names the points that jobs and failovers stand on.
+// pointsInUse names the points that jobs, failovers and standby disks stand on.
 func (s *Service) pointsInUse() []string {
-	var ids []string
+	ids := s.standby.InUse()
 	for _, l := range s.lives.list() {
 		if l.Point != "" && l.Phase != life.Protected {
 			ids = append(ids, l.Point)

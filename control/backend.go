@@ -69,11 +69,14 @@ func (s *Service) Status(ctx context.Context) (*api.Status, error) {
 			out.JobsWaiting++
 		}
 	}
-	st, err := s.bus.JS.Stream(ctx, streams.Changes)
+	changes, err := s.changeStreams(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look at %s: %w", streams.Changes, err)
+		return nil, err
 	}
-	out.BacklogBytes, out.BacklogMessages = st.CachedInfo().State.Bytes, st.CachedInfo().State.Msgs
+	for _, st := range changes {
+		out.BacklogBytes += st.CachedInfo().State.Bytes
+		out.BacklogMessages += st.CachedInfo().State.Msgs
+	}
 	return out, nil
 }
 
@@ -113,7 +116,7 @@ func (s *Service) backlog(ctx context.Context, machine, disk string, machines in
 	if machines > 20 {
 		return nil, nil
 	}
-	n, err := s.subjectCount(ctx, streams.ChangesSubject(machine, disk))
+	n, _, err := s.waitingChanges(ctx, machine, disk)
 	if err != nil {
 		return nil, err
 	}
@@ -190,13 +193,37 @@ func (s *Service) Test(ctx context.Context, r failover.Request) (failover.Job, e
 	return s.engine.Test(r)
 }
 
+// cleanPatience is how long a request for a cleanup waits for its end. In Azure it takes
+// minutes: who asked is then told that the job is being cleaned, and watches it.
+const cleanPatience = 20 * time.Second
+
 // Cleanup implements api.Backend. A machine that was failed over is no test to clean up.
 func (s *Service) Cleanup(ctx context.Context, id string) (failover.Job, error) {
 	if j, err := s.engine.Job(id); err == nil && j.Kind == failover.RealFailover && j.State != failover.Cleaned {
 		return failover.Job{}, api.Errorf(api.CodeRefused, "leeward failover cancel "+j.Request.Machine,
 			"job %s is no test: it keeps machine %s, which was failed over", id, j.Request.Machine)
 	}
-	return s.engine.Cleanup(ctx, id)
+	var j failover.Job
+	var err error
+	done := make(chan struct{})
+	s.wg.Go(func() {
+		defer close(done)
+		j, err = s.engine.Cleanup(context.WithoutCancel(ctx), id)
+	})
+	patience := time.After(cleanPatience)
+	for {
+		select {
+		case <-done:
+			return j, err
+		case <-ctx.Done():
+			return failover.Job{}, fmt.Errorf("clean up job %s: %w", id, ctx.Err())
+		case <-patience:
+		}
+		if now, err := s.engine.Job(id); err != nil || now.State == failover.Cleaning {
+			return now, err
+		}
+		patience = time.After(cleanPatience / 100) // its run is still being ended
+	}
 }
 
 // Note implements api.Backend.
@@ -235,7 +262,15 @@ func (s *Service) Vault(ctx context.Context) (*api.VaultInfo, error) {
 // Streams implements api.Backend.
 func (s *Service) Streams(ctx context.Context) ([]api.Stream, error) {
 	var out []api.Stream
-	for _, name := range []string{streams.Changes, streams.Markers, streams.Receipts, streams.Events, streams.Audit} {
+	pools, err := streams.Pools(ctx, s.bus.JS)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range pools {
+		names = append(names, p.Stream())
+	}
+	for _, name := range append(names, streams.Markers, streams.Receipts, streams.Events, streams.Audit) {
 		st, err := s.bus.JS.Stream(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("look at %s: %w", name, err)

@@ -106,6 +106,9 @@ func TestAnswersAreAsTheirSchemas(t *testing.T) {
 		t.Errorf("a note that is too long: %v", err)
 	}
 	got(c.Note(ctx, j.ID, "the database wanted its licence"))(l, "note")
+	if e := got(c.Evidence(ctx, api.EvidenceRequest{Job: j.ID, Screen: true}))(l, "evidence"); e.Job != j.ID {
+		t.Errorf("the evidence is of %s", e.Job)
+	}
 	if j = got(c.Cleanup(ctx, j.ID))(l, "cleanup"); j.Notes != "the database wanted its licence" {
 		t.Errorf("what was noted is %q", j.Notes)
 	}

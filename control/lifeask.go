@@ -200,7 +200,9 @@ func (s *Service) pointFor(ctx context.Context, kind life.Kind, machine string, 
 			return "", api.Errorf(api.CodeRefused, "", "%w", errNoHome)
 		}
 		if kind == life.Reprotect && l.Order.Target == failover.Cloud {
-			return "", api.Errorf(api.CodeRefused, "leeward failover complete "+machine, "machine %s runs in Azure, where control cannot see what it writes: it cannot be re-protected from here", machine)
+			if err := s.farFrom(l); err != nil {
+				return "", api.Errorf(api.CodeRefused, "leeward failover complete "+machine, "machine %s cannot be re-protected in Azure: %w", machine, err)
+			}
 		}
 		if kind == life.Failback && len(r.Home) == 0 {
 			return "", api.Errorf(api.CodeUsage, "", "say where each disk is to be written: --disk NAME=PATH")
@@ -278,12 +280,14 @@ func (s *Service) validate(ctx context.Context, m string, r api.LifeRequest, out
 	if f.Point != nil && err != nil {
 		add("target", api.Bad, "", "%v", err)
 	} else if err == nil {
-		add("target", api.Fine, "", "%s takes it: the disks are whole, %d bytes, %d of them data", q.Target, f.Size, f.Data)
+		add("target", api.Fine, "", "%s takes it: the disks are whole, %s, %s of it data", q.Target, size(f.Size), size(f.Data))
 		for _, fix := range f.Fixups {
 			add("fix-up", api.Fine, "", "%s", fix)
 		}
 	}
-	if q.Target != failover.Cloud { // there nothing is written here
+	if q.Target == failover.Cloud { // there nothing is written here
+		s.wayBack(add, q)
+	} else {
 		s.room(add, f, q.Target == failover.QEMU && q.Options.Hydrate != failover.HydrateOff)
 	}
 	s.source(ctx, add, m, r, f.Point)
@@ -300,17 +304,30 @@ func (s *Service) room(add func(string, api.CheckResult, string, string, ...any)
 	free := int64(fs.Bavail) * fs.Bsize
 	switch {
 	case free < leastRoom:
-		add("space", api.Bad, "make room in "+dir, "%d bytes are free for what the machine will write, at least %d are needed", free, int64(leastRoom))
+		add("space", api.Bad, "make room in "+dir, "%s are free for what the machine will write, at least %s are needed", size(free), size(leastRoom))
 	case free < f.Size:
-		add("space", api.Doubtful, "make room in "+dir, "%d bytes are free: a machine that writes all of its %d bytes would fill them", free, f.Size)
+		add("space", api.Doubtful, "make room in "+dir, "%s are free: a machine that writes all of its %s would fill them", size(free), size(f.Size))
 	default:
-		add("space", api.Fine, "", "%d bytes are free for what the machine will write, at most %d", free, f.Size)
+		add("space", api.Fine, "", "%s are free for what the machine will write, at most %s", size(free), size(f.Size))
 	}
 	if need := f.Data + hydrate.Reserve; copied && free < need {
 		add("copy", api.Doubtful, "make room in "+dir+", or leave the disks in the vault: --hydrate off",
-			"%d bytes are free: for all of the %d bytes of data to be copied here while %d stay free, %d are needed; the machine reads the rest from the vault",
-			free, f.Data, int64(hydrate.Reserve), need)
+			"%s are free: for all of the %s of data to be copied here while %s stay free, %s are needed; the machine reads the rest from the vault",
+			size(free), size(f.Data), size(hydrate.Reserve), size(need))
 	}
+}
+
+// size writes bytes in binary units, for people.
+func size(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	f, i := float64(n)/1024, 0
+	for ; f >= 1024 && i < len(units)-1; i++ {
+		f /= 1024
+	}
+	return strings.Replace(fmt.Sprintf("%.1f %ciB", f, units[i]), ".0 ", " ", 1)
 }
 
 // leastRoom is the least a machine needs to boot and write its logs.
@@ -337,7 +354,7 @@ func (s *Service) source(ctx context.Context, add func(string, api.CheckResult, 
 			add("loss", api.Doubtful, "", "what is on the bus is not known: %v", err)
 			return
 		}
-		add("loss", api.Fine, "", "what was written in the last %s; about %d bytes are on the bus", time.Since(p.Time).Round(time.Second), pending)
+		add("loss", api.Fine, "", "what was written in the last %s; about %s are on the bus", time.Since(p.Time).Round(time.Second), size(int64(pending)))
 	}
 }
 
@@ -374,8 +391,10 @@ func (s *Service) machinesNow(now time.Time, only string) []api.Machine {
 		copied[l.Machine] = l.Phase.Copied()
 	}
 	all := s.state.machinesView(now, only, s.thresholds, copied)
+	kept := s.standby.States()
 	for i := range all {
 		s.showLife(&all[i])
+		s.showStandby(now, &all[i], kept)
 	}
 	return all
 }

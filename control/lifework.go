@@ -84,10 +84,15 @@ func homeward(l *life.Life) Homeward {
 
 // orderOf is what to bring up for l, at its point.
 func orderOf(l *life.Life) failover.Request {
-	return failover.Request{
+	r := failover.Request{
 		ID: fmt.Sprintf("life/%s/%d/%d", l.Machine, l.Generation, l.Attempt), Machine: l.Machine, Point: cmp.Or(l.Point, l.Order.Point),
 		Target: cmp.Or(l.Order.Target, "qemu"), Options: l.Order.Options,
 	}
+	if r.Target == failover.Cloud {
+		r.Options.Instance = holder(l)
+		r.Options.Network = cmp.Or(r.Options.Network, failover.Open) // so that this is what is validated
+	}
+	return r
 }
 
 // check chooses the point and makes sure that it can be brought up.

@@ -62,6 +62,7 @@ func (s *Service) Metrics(ctx context.Context) ([]console.Family, error) {
 	out = append(out, bytes, limit)
 	out = append(out, machineMetrics(s.machinesNow(time.Now().UTC(), ""), s.state.latestByConsistency())...)
 	out = append(out, agentMetrics(s.agents.all())...)
+	out = append(out, standbyMetrics(time.Now(), s.standby.States())...)
 	return append(out, s.jobMetrics()...), nil
 }
 
@@ -84,7 +85,7 @@ func agentMetrics(all map[string]*markers.Needs) []console.Family {
 	add("leeward_agent_refused_total", "Times that the bus took nothing from the agent", console.Counter, func(n *markers.Needs) float64 { return float64(n.Refused) })
 	add("leeward_agent_rate_bytes", "Bytes a second that the agent may send now; 0: no bound", console.Gauge, func(n *markers.Needs) float64 { return float64(n.Rate) })
 	add("leeward_agent_throttled_seconds_total", "How long the agent was held back by its rate", console.Counter, func(n *markers.Needs) float64 { return n.Waited.Seconds() })
-	add("leeward_agent_heap_bytes", "Memory that the agent's objects take", console.Gauge, func(n *markers.Needs) float64 { return float64(n.Heap) })
+	add("leeward_agent_heap_bytes", "Memory of the agent's objects that were in use when garbage was last collected", console.Gauge, func(n *markers.Needs) float64 { return float64(n.Heap) })
 	add("leeward_agent_goroutines", "Goroutines of the agent", console.Gauge, func(n *markers.Needs) float64 { return float64(n.Goroutines) })
 	acks := console.Family{Name: "leeward_agent_ack_seconds", Help: "From the cut of a disk until the bus had everything up to it", Kind: console.Histogram}
 	dirty := console.Family{Name: "leeward_agent_dirty_bytes", Help: "Bytes of a disk that changed and were not sent, or are still to be compared", Kind: console.Gauge}
@@ -108,7 +109,9 @@ func machineMetrics(all []api.Machine, latest map[string]map[string]time.Time) [
 	last := console.Family{Name: "leeward_point_last_timestamp_seconds", Help: "When the newest recovery point was cut, by consistency", Kind: console.Gauge}
 	held := console.Family{Name: "leeward_agent_up", Help: "1 while an agent holds the disk", Kind: console.Gauge}
 	size := console.Family{Name: "leeward_disk_bytes", Help: "Size of a protected disk", Kind: console.Gauge}
+	issues := console.Family{Name: "leeward_issue", Help: "1 for each reason why a machine is not healthy, as leeward status names them", Kind: console.Gauge}
 	for _, m := range all {
+		issues.Samples = append(issues.Samples, issueSamples(m)...)
 		if m.RPO != nil {
 			rpo.Samples = append(rpo.Samples, console.Sample{Labels: []string{"machine", m.Machine}, Value: *m.RPO})
 		}
@@ -124,7 +127,26 @@ func machineMetrics(all []api.Machine, latest map[string]map[string]time.Time) [
 			size.Samples = append(size.Samples, console.Sample{Labels: where, Value: float64(d.SizeBytes)})
 		}
 	}
-	return []console.Family{rpo, level, last, held, size}
+	return []console.Family{rpo, level, last, held, size, issues}
+}
+
+// issueSamples are the issues of a machine by code and disk; what several say of one disk is
+// said once, at its worst.
+func issueSamples(m api.Machine) (out []console.Sample) {
+	said := map[[2]string]bool{}
+	for _, l := range []health.Level{health.Critical, health.Warning} {
+		for _, i := range m.Issues {
+			if k := [2]string{i.Code, i.Disk}; i.Level == l && !said[k] {
+				said[k] = true
+				labels := []string{"machine", m.Machine, "code", i.Code, "level", string(l)}
+				if i.Disk != "" {
+					labels = append(labels, "disk", i.Disk)
+				}
+				out = append(out, console.Sample{Labels: labels, Value: 1})
+			}
+		}
+	}
+	return out
 }
 
 func one(b bool) float64 {

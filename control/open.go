@@ -3,10 +3,7 @@ package control
 import (
 	"context"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/leeward-dr/leeward/consumers/vault"
-	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
@@ -24,17 +21,4 @@ func (s *Service) lookupOpen(ctx context.Context, r *wire.Receipt) {
 	case ctx.Err() == nil:
 		s.log.Debug("cannot read who opened an epoch", "disk", id.String(), "epoch", r.Epoch, "err", err)
 	}
-}
-
-// subjectCount counts the messages of CHANGES on one subject.
-func (s *Service) subjectCount(ctx context.Context, subject string) (uint64, error) {
-	st, err := s.bus.JS.Stream(ctx, streams.Changes)
-	if err != nil {
-		return 0, err
-	}
-	i, err := st.Info(ctx, jetstream.WithSubjectFilter(subject))
-	if err != nil {
-		return 0, err
-	}
-	return i.State.Subjects[subject], nil
 }

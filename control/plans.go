@@ -373,23 +373,15 @@ func (s *Service) Forecast(ctx context.Context, r api.RunRequest) (*plan.DryRun,
 
 // pendingBytes estimates what of a machine is on the bus and not in the vault.
 func (s *Service) pendingBytes(ctx context.Context, machine string) (uint64, error) {
-	st, err := s.bus.JS.Stream(ctx, streams.Changes)
-	if err != nil {
-		return 0, err
-	}
-	i := st.CachedInfo().State
-	if i.Msgs == 0 {
-		return 0, nil
-	}
 	total := uint64(0)
 	for _, d := range s.state.disksOf(machine) {
-		n, err := s.subjectCount(ctx, streams.ChangesSubject(machine, d))
+		_, n, err := s.waitingChanges(ctx, machine, d)
 		if err != nil {
 			return 0, err
 		}
 		total += n
 	}
-	return total * (i.Bytes / i.Msgs), nil
+	return total, nil
 }
 
 // RunPlan implements api.Manager.

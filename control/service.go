@@ -20,6 +20,7 @@ import (
 	"github.com/leeward-dr/leeward/control/failover"
 	"github.com/leeward-dr/leeward/control/history"
 	"github.com/leeward-dr/leeward/control/session"
+	"github.com/leeward-dr/leeward/control/standby"
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/wire"
@@ -51,6 +52,7 @@ type Service struct {
 	memory  *memory
 	enrol   *enrol.Service // nil: no agents are let in
 	home    Home           // nil: there is no way home
+	standby *standby.Keeper
 
 	history    *history.History
 	sessions   *session.Service
@@ -79,6 +81,9 @@ func New(cfg Config, b *bus.Bus, v *vault.Vault, log *slog.Logger) (*Service, er
 		s.home = wayHome{s}
 	}
 	cfg.Azure.File = cmp.Or(cfg.Azure.File, filepath.Join(cfg.Dir, "azure.yaml"))
+	cfg.Azure.Config.Owner = v.ID()
+	s.cfg.Azure = cfg.Azure
+	s.standby = s.openStandby()
 	ec := failover.Config{
 		Dir: filepath.Join(cfg.Dir, "jobs"), Vault: v, Log: log, Adopt: cfg.Azure.Adopt(log, cfg.Keeper),
 		Points: s.points, Settle: s.settle, Target: cfg.Keeper.Keep(failover.Targets(log, cfg.Azure)), Changed: s.jobChanged, Revived: s.copyRevived,
@@ -154,6 +159,7 @@ func (s *Service) run() {
 	s.wg.Go(s.remember)
 	s.wg.Go(s.drillLoop)
 	s.wg.Go(s.sample)
+	s.wg.Go(s.keepStandby)
 	for s.sleep(lookEvery) {
 		s.decider.look()
 	}
@@ -209,6 +215,20 @@ func (s *Service) publish(ctx context.Context, id string, e *wire.Event) {
 
 // publishTraced is publish for an event of a trace.
 func (s *Service) publishTraced(ctx context.Context, id, trace string, e *wire.Event) {
+	if err := publishEvent(ctx, s.bus, id, trace, e); err != nil {
+		s.log.Error("cannot publish an event", "machine", e.Machine, "kind", e.Kind, "what", e.What, "err", err)
+	}
+}
+
+// Tell publishes an event for who is no service (yet), also into the log if the bus does not
+// take it.
+func Tell(ctx context.Context, b *bus.Bus, log *slog.Logger, e *wire.Event) {
+	if err := publishEvent(ctx, b, "", "", e); err != nil {
+		log.Error("cannot publish an event", "machine", e.Machine, "kind", e.Kind, "what", e.What, "err", err)
+	}
+}
+
+func publishEvent(ctx context.Context, to *bus.Bus, id, trace string, e *wire.Event) error {
 	b, err := wire.Encode(e)
 	if err == nil {
 		m := nats.NewMsg(streams.EventsSubject(e.Machine, e.Kind))
@@ -225,11 +245,9 @@ func (s *Service) publishTraced(ctx context.Context, id, trace string, e *wire.E
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTime)
 		defer cancel()
-		_, err = s.bus.JS.PublishMsg(ctx, m, opts...)
+		_, err = to.JS.PublishMsg(ctx, m, opts...)
 	}
-	if err != nil {
-		s.log.Error("cannot publish an event", "machine", e.Machine, "kind", e.Kind, "what", e.What, "err", err)
-	}
+	return err
 }
 
 func (s *Service) ack(point string, m jetstream.Msg) {

@@ -67,7 +67,7 @@ func (s *Service) tell(machine string) {
 		set.Rate = -1
 	}
 	if f := s.lives.fenceOf(machine); f != nil {
-		set.Fenced, set.Fence = clip(cmp.Or(f.Why, "it is fenced")), f.Generation
+		set.Fenced, set.Fence, set.FenceHolder = clip(cmp.Or(f.Why, "it is fenced")), f.Generation, f.Holder
 	}
 	b, err := set.Encode()
 	if err == nil {

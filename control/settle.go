@@ -28,28 +28,29 @@ func (s *Service) settle(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, settleTime,
 		fmt.Errorf("not done in %v; use --point %s to take what there is", settleTime, failover.LatestProcessed))
 	defer cancel()
-	changes, err := s.bus.JS.Stream(ctx, streams.Changes)
+	changes, err := s.changeStreams(ctx)
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", streams.Changes, err)
+		return err
 	}
-	arrived := changes.CachedInfo().State.LastSeq
 	markers, err := s.bus.JS.Stream(ctx, streams.Markers)
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", streams.Markers, err)
 	}
 	marked := markers.CachedInfo().State.LastSeq
 	for _, disk := range s.state.disksOf(name) {
-		subject := streams.ChangesSubject(name, disk)
-		err := poll(ctx, func() (bool, error) {
-			// CHANGES is a work queue: what is still there is not in the vault.
-			m, err := changes.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject))
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				return true, nil
+		for _, st := range changes {
+			arrived := st.CachedInfo().State.LastSeq
+			err := poll(ctx, func() (bool, error) {
+				// It is a work queue: what is still there is not in the vault.
+				m, err := st.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(streams.AnyChanges(name, disk)))
+				if errors.Is(err, jetstream.ErrMsgNotFound) {
+					return true, nil
+				}
+				return err == nil && m.Sequence > arrived, err
+			})
+			if err != nil {
+				return fmt.Errorf("the changes of disk %s/%s: %w", name, disk, err)
 			}
-			return err == nil && m.Sequence > arrived, err
-		})
-		if err != nil {
-			return fmt.Errorf("the changes of disk %s/%s: %w", name, disk, err)
 		}
 	}
 	consumer, err := s.bus.JS.Consumer(ctx, streams.Markers, MarkersConsumer)

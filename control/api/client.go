@@ -149,14 +149,27 @@ func (c *Client) Test(ctx context.Context, r failover.Request) (*failover.Job, e
 	return call[failover.Job](ctx, c, "failover.test", r)
 }
 
-// Cleanup ends a job and removes every trace of it.
-func (c *Client) Cleanup(ctx context.Context, id string) (*failover.Job, error) {
+// BeginCleanup ends a job and removes every trace of it. What takes long goes on after the
+// answer: then the job is being cleaned.
+func (c *Client) BeginCleanup(ctx context.Context, id string) (*failover.Job, error) {
 	if _, ok := ctx.Deadline(); !ok { // a guest gets its time to power off
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, workTime)
 		defer cancel()
 	}
 	return call[failover.Job](ctx, c, "failover.cleanup", Ref{ID: id})
+}
+
+// Cleanup is BeginCleanup, and waits until it is done.
+func (c *Client) Cleanup(ctx context.Context, id string) (*failover.Job, error) {
+	j, err := c.BeginCleanup(ctx, id)
+	for err == nil && j.State == failover.Cleaning {
+		j, err = c.WatchJob(ctx, id, j.Revision)
+	}
+	if err == nil && j.State != failover.Cleaned {
+		err = Errorf(CodeFailed, "leeward job show "+id+"; leeward failover cleanup "+id, "job %s is not cleaned: %s", id, j.Error)
+	}
+	return j, err
 }
 
 // Note keeps what people noted of a job, until and after it is cleaned.

@@ -11,10 +11,11 @@
 //	leeward.api.point.trace        {"id"}               Trace
 //	leeward.api.event.ls           Query                Events, in pages, oldest first
 //	leeward.api.failover.test      failover.Request     failover.Job at once; idempotent by request_id
-//	leeward.api.failover.cleanup   {"id"}               failover.Job when it is cleaned
+//	leeward.api.failover.cleanup   {"id"}               failover.Job when it is cleaned, or after 20 s while it is being cleaned: then watch it
 //	leeward.api.job.ls             Query                Jobs, in pages, oldest first
 //	leeward.api.job.show           {"id", "after"}      failover.Job; with after: when its revision is greater, or after 20 s
 //	leeward.api.job.note           NoteRequest          failover.Job
+//	leeward.api.evidence.show      EvidenceRequest      Evidence: what the job's machine says and shows
 //	leeward.api.vault.info         {}                   VaultInfo
 //	leeward.api.stream.ls          {}                   Streams
 //	leeward.api.token.new          NewToken             enrol.Token with its text, shown once
@@ -22,6 +23,7 @@
 //	leeward.api.token.rm           {"id"}               {}
 //	leeward.api.agent.ls           {}                   enrol.Agents, in pages
 //	leeward.api.agent.revoke       {"machine"}          enrol.Agent when the servers refuse it
+//	leeward.api.agent.push         PushNote             {}; the audit trail keeps that agents are pushed over SSH
 //
 //	leeward.api.point.pin          {"id", "name"}       Point
 //	leeward.api.point.unpin        {"id"}               Point

@@ -53,7 +53,23 @@ func (s *Server) enrolment() []endpoint {
 			a, err := e.Revoke(ctx, r.Machine)
 			return a, unknown(err)
 		}),
+		ask("agent", "push", "", func(_ context.Context, p PushNote) (none, error) { return none{}, p.check() }),
 	}
+}
+
+// PushNote tells control that agents are about to be installed, upgraded or removed on
+// hosts over SSH. Control does nothing about it: the audit trail keeps it.
+type PushNote struct {
+	Do    string   `json:"do"` // install, upgrade or uninstall
+	Hosts []string `json:"hosts"`
+	Keys  []string `json:"keys,omitempty"` // fingerprints that were accepted, one for each host
+}
+
+func (p PushNote) check() error {
+	if p.Do == "" || len(p.Hosts) == 0 {
+		return Errorf(CodeUsage, "", "a note of what is pushed names what is done and where")
+	}
+	return nil
 }
 
 func unknown(err error) error {
@@ -107,4 +123,10 @@ func (c *Client) Agents(ctx context.Context) ([]enrol.Agent, error) {
 // RevokeAgent ends a machine's agent for good.
 func (c *Client) RevokeAgent(ctx context.Context, machine string) (*enrol.Agent, error) {
 	return call[enrol.Agent](ctx, c, "agent.revoke", Ref{Machine: machine})
+}
+
+// NotePush has the audit trail keep that agents are about to be pushed. Only an admin may.
+func (c *Client) NotePush(ctx context.Context, p PushNote) error {
+	_, err := call[struct{}](ctx, c, "agent.push", p)
+	return err
 }

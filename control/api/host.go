@@ -19,6 +19,14 @@ const trustedVerb = ".admin"
 // machine had: what is on it is lost.
 const OtherDisk = "other:"
 
+// RescueDisk, before the name of a rescue in place of the path of a disk at home, says that
+// a machine there has the disk (`leeward-agent rescue`), where somebody chose and confirmed
+// which of its disks is overwritten.
+const RescueDisk = "rescue:"
+
+// EveryDisk stands for the disks that are not named.
+const EveryDisk = "*"
+
 // trustedKey marks the context of a request that came on a subject for admins.
 type trustedKey struct{}
 

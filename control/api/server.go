@@ -101,7 +101,7 @@ func (s *Server) Stop(ctx context.Context) error {
 
 // all lists the endpoints, in the order of their names.
 func (s *Server) all() []endpoint {
-	all := slices.Concat(s.endpoints(), s.managed(), s.drills(), s.lives(), s.enrolment(), s.tracing(), s.contracts(), s.sessions(), s.histories())
+	all := slices.Concat(s.endpoints(), s.managed(), s.drills(), s.lives(), s.enrolment(), s.tracing(), s.contracts(), s.sessions(), s.histories(), s.witnessed())
 	for _, e := range all {
 		if e.hosted() {
 			e.trusted = true

@@ -50,7 +50,21 @@ type Machine struct {
 	TestRecommended bool          `json:"test_recommended"`
 	Life            *LifeRef      `json:"life,omitempty"` // if anything was ever done to it
 	Disks           []Disk        `json:"disks"`
-	Agent           *AgentNumbers `json:"agent,omitempty"` // what its agent says; not there if it is silent
+	Agent           *AgentNumbers `json:"agent,omitempty"`   // what its agent says; not there if it is silent
+	Standby         []Standby     `json:"standby,omitempty"` // what is kept of its disks in Azure
+}
+
+// Standby is a copy of a disk in Azure that is kept near the newest point. The counters begin
+// with the process of control.
+type Standby struct {
+	Disk          string    `json:"disk"`
+	Point         string    `json:"point,omitempty"` // that it is like; "" if it was not there yet
+	Time          time.Time `json:"time,omitzero"`   // when that was cut
+	BehindSeconds float64   `json:"behind_seconds"`  // from that to the newest point
+	LimitSeconds  float64   `json:"limit_seconds"`   // as the policy wants it
+	SentBytes     int64     `json:"sent_bytes"`
+	LookedBytes   int64     `json:"looked_bytes"` // of the copy, to compare it
+	Error         string    `json:"error,omitempty"`
 }
 
 // AgentNumbers is what an agent says of itself. Counters begin with its process.

@@ -46,7 +46,7 @@ func (a *app) azureCommand() *cobra.Command {
 	ls := &cobra.Command{
 		Use: "ls", Short: "List what failovers have made in a resource group, by its tag", Args: args(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := f.list(cmd.Context(), "")
+			all, err := a.made(cmd.Context(), &f, "")
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ func (a *app) azureCommand() *cobra.Command {
 	rm := &cobra.Command{
 		Use: "rm RUN", Short: "Remove what a failover has made, if its job is lost; others are cleaned up", Args: args("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := f.list(cmd.Context(), args[0])
+			all, err := a.made(cmd.Context(), &f, args[0])
 			if err != nil {
 				return err
 			}
@@ -72,7 +72,7 @@ func (a *app) azureCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			gone, err := azure.Remove(cmd.Context(), azure.Config{Place: p}, args[0])
+			gone, err := azure.Remove(cmd.Context(), a.reach(p), args[0])
 			if err != nil {
 				return err
 			}
@@ -85,12 +85,20 @@ func (a *app) azureCommand() *cobra.Command {
 	return noun("azure", "Look after what failovers have left in Azure", ls, rm)
 }
 
-func (f *azureFlags) list(ctx context.Context, run string) ([]azure.Made, error) {
+// reach says how a place is reached.
+func (a *app) reach(p azure.Place) azure.Config {
+	if a.Azure != nil {
+		return a.Azure(p)
+	}
+	return azure.Config{Place: p}
+}
+
+func (a *app) made(ctx context.Context, f *azureFlags, run string) ([]azure.Made, error) {
 	p, err := f.place(true)
 	if err != nil {
 		return nil, err
 	}
-	return azure.List(ctx, azure.Config{Place: p}, run)
+	return azure.List(ctx, a.reach(p), run)
 }
 
 func madeTable(w io.Writer, all []azure.Made) {

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/leeward-dr/leeward/control/target/azure"
 )
 
 // Options is what main gives to the command line.
@@ -22,6 +24,8 @@ type Options struct {
 	Getenv  func(string) string
 	Version Version
 	Roles   []*cobra.Command // commands that start roles: up
+	// Azure says how a place in Azure is reached; nil: with what azidentity finds.
+	Azure func(azure.Place) azure.Config
 }
 
 // DefaultDir is where an appliance lives unless told otherwise.

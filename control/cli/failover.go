@@ -41,7 +41,7 @@ func (a *app) failoverCommand() *cobra.Command {
 					return err
 				}
 			}
-			j, err := c.Cleanup(ctx, args[0])
+			j, err := a.cleanup(ctx, c, args[0])
 			if err != nil {
 				return err
 			}
@@ -55,6 +55,21 @@ func (a *app) failoverCommand() *cobra.Command {
 	}
 	cleanup.Flags().StringVar(&notes, "notes", "", "what is to be remembered of the test, kept in its history")
 	return noun("failover", "Bring machines up from recovery points", append([]*cobra.Command{a.testCommand(), a.exportCommand(), cleanup}, a.lifeCommands()...)...)
+}
+
+// cleanup cleans a job up. Where that takes long, as in Azure, it tells how it goes on.
+func (a *app) cleanup(ctx context.Context, c *api.Client, id string) (*failover.Job, error) {
+	j, err := c.BeginCleanup(ctx, id)
+	if err == nil && j.State == failover.Cleaning {
+		if _, err = a.follow(ctx, id, watchOf(c, id)); err != nil {
+			return nil, a.detached(err, id)
+		}
+		j, err = c.Cleanup(ctx, id) // done, or begun again where it failed
+	}
+	if err == nil && j.State != failover.Cleaned {
+		return nil, api.Errorf(api.CodeFailed, "leeward job show "+id, "job %s is not cleaned: %s", id, j.Error)
+	}
+	return j, err
 }
 
 func (a *app) testCommand() *cobra.Command {
@@ -80,7 +95,7 @@ func (a *app) testCommand() *cobra.Command {
 	fl.StringVar(&f.memory, "memory", "", "memory, e.g. 512MiB (default: the protected machine's)")
 	fl.StringVar(&r.Options.Firmware, "firmware", "", "bios or uefi (default: the protected machine's)")
 	fl.StringVar(&r.Options.Hardware, "hardware", "", "qemu: compatible or virtio (default: compatible)")
-	fl.StringVar(&r.Options.Fixup, "fixup", "", "qemu: change the copy's disks so that it boots here: auto (with --hardware virtio), off or always (default: auto)")
+	fl.StringVar(&r.Options.Fixup, "fixup", "", "qemu, azure: change the copy's disks so that it boots there: auto (qemu: with --hardware virtio; azure: always), off or always (default: auto)")
 	fl.StringVar(&r.Options.Serial, "serial", "", "proof: a serial line that matches this regular expression")
 	fl.IntVar(&r.Options.Port, "port", 0, "proof: this TCP port of the guest accepts")
 	fl.StringVar(&r.Options.HTTP, "http", "", "proof: this path on --port answers 2xx")
@@ -154,7 +169,7 @@ func (a *app) test(ctx context.Context, f *testFlags, machine string) error {
 		}
 		return a.verdict(j)
 	}
-	if _, err := c.Cleanup(ctx, id); err != nil {
+	if _, err := a.cleanup(ctx, c, id); err != nil {
 		return err
 	}
 	j.Directory = ""

@@ -29,6 +29,7 @@ type lifeFlags struct {
 	limit   time.Duration
 	dry     bool
 	home    []string
+	to      string
 }
 
 // lifeCommands are the verbs of failover beside test and cleanup.
@@ -70,6 +71,7 @@ func (a *app) lifeCommands() []*cobra.Command {
 		a.lifeCommand("reprotect MACHINE", "Send what the machine writes at the recovery site to the vault", life.Reprotect, nil),
 		a.lifeCommand("failback MACHINE", "Write the machine, as it is now, onto its disks at home", life.Failback, func(c *cobra.Command, f *lifeFlags) {
 			c.Flags().StringArrayVar(&f.home, "disk", nil, "where a disk is to be written, as `NAME=PATH`; may be repeated")
+			c.Flags().StringVar(&f.to, "to", "", "write all disks that --disk does not name in a machine that runs `leeward-agent rescue`: rescue:NAME")
 		}),
 		a.lifeCommand("complete MACHINE", "Let the machine stay where it runs for good; its source stays fenced, its points stay", life.Complete, nil),
 	}
@@ -97,7 +99,7 @@ func (f *lifeFlags) add(c *cobra.Command) {
 	fl.StringVar(&r.Options.Firmware, "firmware", "", "bios or uefi (default: the protected machine's)")
 	fl.StringVar(&r.Options.Hardware, "hardware", "", "qemu: compatible or virtio (default: compatible)")
 	fl.StringVar(&r.Options.Hydrate, "hydrate", "", "qemu: copy the disks here behind the machine: on or off (default: on)")
-	fl.StringVar(&r.Options.Fixup, "fixup", "", "qemu: change the copy's disks so that it boots here: auto (with --hardware virtio), off or always (default: auto)")
+	fl.StringVar(&r.Options.Fixup, "fixup", "", "qemu, azure: change the copy's disks so that it boots there: auto (qemu: with --hardware virtio; azure: always), off or always (default: auto)")
 	fl.StringVar(&r.Options.Network, "network", "", "open: it reaches what control's host reaches; isolated: nothing; bridge:NAME: it is attached to that bridge of control's host (default: open)")
 	fl.StringVar(&r.Options.Address, "address", "", "with --network bridge:NAME and --port: the `IP` that the machine will have there")
 	fl.StringVar(&r.Options.Serial, "serial", "", "proof: a serial line that matches this regular expression")
@@ -140,6 +142,15 @@ func (f *lifeFlags) fill(name string) (err error) {
 			r.Home = map[string]string{}
 		}
 		r.Home[disk] = path
+	}
+	if f.to != "" {
+		if !strings.HasPrefix(f.to, api.RescueDisk) || f.to == api.RescueDisk {
+			return Usage("", "--to %q: write rescue:NAME, with the name that the rescue was enrolled by", f.to)
+		}
+		if r.Home == nil {
+			r.Home = map[string]string{}
+		}
+		r.Home[api.EveryDisk] = f.to
 	}
 	return nil
 }

@@ -130,6 +130,16 @@ func machineDetail(w io.Writer, m *api.Machine) {
 		row(w, d.Disk, size(d.SizeBytes), d.Path, d.Capture, fmt.Sprintf("epoch %d, %d", d.Epoch, d.Number), ago(d.LastReceipt), backlog, agent([]api.Disk{d}))
 	}
 	flush(w)
+	for _, k := range m.Standby {
+		how := "is not there yet"
+		if k.Point != "" {
+			how = fmt.Sprintf("is at point %s of %s, %s behind", k.Point, stamp(k.Time), seconds(k.BehindSeconds))
+		}
+		fmt.Fprintf(w, "%s: its standby disk in Azure %s (%s sent)\n", k.Disk, how, size(uint64(k.SentBytes)))
+		if k.Error != "" {
+			fmt.Fprintf(w, "%s: its standby disk in Azure is not brought on: %s\n", k.Disk, k.Error)
+		}
+	}
 	for _, d := range m.Disks {
 		if d.Guarantee != "" {
 			fmt.Fprintf(w, "%s: %s\n", d.Disk, d.Guarantee)

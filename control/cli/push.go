@@ -9,9 +9,6 @@ import (
 	"net"
 	"os"
 	"os/user"
-	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,7 +18,7 @@ import (
 
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/push"
-	"github.com/leeward-dr/leeward/deploy/systemd"
+	"github.com/leeward-dr/leeward/control/push/crew"
 )
 
 // pushFlags say how to get onto hosts and what to put there.
@@ -48,7 +45,7 @@ func (a *app) pushCommands() []*cobra.Command {
 			if in.o.Machine != "" && len(hosts) > 1 {
 				return Usage("", "--machine names one machine, and there are %d hosts", len(hosts))
 			}
-			return a.push(ctx, &in, &pushServer{c: c, manage: in.manage}, hosts, push.Install)
+			return a.push(ctx, &in, &crew.Server{Client: c, Manage: in.manage}, hosts, push.Install)
 		}),
 	}
 	f := install.Flags()
@@ -62,7 +59,7 @@ func (a *app) pushCommands() []*cobra.Command {
 		Long: "Put another version of the agent on hosts that leeward agent install has prepared. The kernel records what is\n" +
 			"written while the agent starts again. If it does not stay up, the one before comes back.",
 		RunE: a.with(func(ctx context.Context, c *api.Client, hosts []string) error {
-			return a.push(ctx, &up, &pushServer{c: c}, hosts, push.Upgrade)
+			return a.push(ctx, &up, &crew.Server{Client: c}, hosts, push.Upgrade)
 		}),
 	}
 	for flags, c := range map[*pushFlags]*cobra.Command{&in: install, &up: upgrade} {
@@ -75,7 +72,7 @@ func (a *app) pushCommands() []*cobra.Command {
 	uninstall := &cobra.Command{
 		Use: "uninstall [USER@]HOST[:PORT] …", Short: "Remove the agent from hosts, leave nothing there, and refuse its key; its points stay", Args: cobra.MinimumNArgs(1),
 		RunE: a.with(func(ctx context.Context, c *api.Client, hosts []string) error {
-			return a.push(ctx, &un, &pushServer{c: c}, hosts, push.Uninstall)
+			return a.push(ctx, &un, &crew.Server{Client: c}, hosts, push.Uninstall)
 		}),
 	}
 	un.add(uninstall)
@@ -125,33 +122,15 @@ func (f *pushFlags) fill(a *app) error {
 		}
 		f.dial.Password, _, _ = bytes.Cut(b, []byte("\n"))
 	}
-	unit := strings.Replace(systemd.Agent, "ExecStart=/usr/bin/leeward-agent", "ExecStart=/usr/local/bin/leeward-agent", 1)
-	f.o.Unit = unit
-	f.o.Binary = func(arch string) (string, error) { return findAgent(f.agent, arch) }
-	return nil
-}
-
-// agentsDir is where the package has agents for every processor.
-const agentsDir = "share/leeward/agents"
-
-// findAgent finds the agent for a processor: what was named, the package's, or what was
-// built beside this program.
-func findAgent(named, arch string) (string, error) {
-	if named != "" {
-		return named, nil
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return "", Usage("", "name the agent with --agent: %v", err)
-	}
-	dir := filepath.Dir(self)
-	tried := []string{filepath.Join(filepath.Dir(dir), agentsDir, "leeward-agent-linux-"+arch), filepath.Join(dir, "leeward-agent-linux-"+arch), filepath.Join(dir, "leeward-agent")}
-	for _, f := range tried {
-		if _, err := os.Stat(f); err == nil {
-			return f, nil
+	f.o.Unit = crew.Unit()
+	f.o.Binary = func(arch string) (string, error) {
+		file, err := crew.FindAgent(f.agent, arch)
+		if err != nil {
+			return "", Usage("name it with --agent FILE", "%v", err)
 		}
+		return file, nil
 	}
-	return "", Usage("name it with --agent FILE", "there is no agent for %s here: looked at %s", arch, strings.Join(tried, ", "))
+	return nil
 }
 
 // secret asks on the terminal for what nobody may see.
@@ -168,7 +147,7 @@ func (a *app) secret(what string) ([]byte, error) {
 
 // push does one thing on every host, several at a time, and tells how each went. One host's
 // failure is that host's alone.
-func (a *app) push(ctx context.Context, f *pushFlags, s *pushServer, hosts []string, do func(context.Context, *push.Host, push.Server, push.Options) (*push.Result, error)) error {
+func (a *app) push(ctx context.Context, f *pushFlags, s *crew.Server, hosts []string, do func(context.Context, *push.Host, push.Server, push.Options) (*push.Result, error)) error {
 	name := ""
 	if u, err := user.Current(); err == nil {
 		name = u.Username
@@ -205,15 +184,15 @@ func (a *app) push(ctx context.Context, f *pushFlags, s *pushServer, hosts []str
 	return a.pushed(results, errs)
 }
 
-func (a *app) pushOne(ctx context.Context, f *pushFlags, s *pushServer, t push.Target, o push.Options, do func(context.Context, *push.Host, push.Server, push.Options) (*push.Result, error)) (*push.Result, error) {
+func (a *app) pushOne(ctx context.Context, f *pushFlags, s *crew.Server, t push.Target, o push.Options, do func(context.Context, *push.Host, push.Server, push.Options) (*push.Result, error)) (*push.Result, error) {
 	h, err := f.dial.Dial(ctx, t)
 	if err != nil {
 		return &push.Result{Host: t.String()}, err
 	}
 	defer h.Close()
 	mine := *s
-	if mine.manage == "" {
-		mine.manage = "https://" + net.JoinHostPort(h.LocalIP(), "443")
+	if mine.Manage == "" {
+		mine.Manage = "https://" + net.JoinHostPort(h.LocalIP(), "443")
 	}
 	return do(ctx, h, &mine, o)
 }
@@ -270,78 +249,4 @@ func pushError(err error) error {
 		return api.Errorf(api.CodeRefused, "", "%w", err)
 	}
 	return err
-}
-
-// pushServer is control, as package push needs it.
-type pushServer struct {
-	c      *api.Client
-	manage string
-}
-
-// Token makes a token that is good for as long as an install takes.
-func (s *pushServer) Token(ctx context.Context, machine string) (push.Grant, error) {
-	t, err := s.c.NewToken(ctx, api.NewToken{Machine: machine, TTLSeconds: (10 * time.Minute).Seconds()})
-	if err != nil {
-		return push.Grant{}, err
-	}
-	return push.Grant{Server: s.manage, Token: t.Text, Pin: t.Pin}, nil
-}
-
-// Mark remembers the machine's agent; another one is known by its instance.
-func (s *pushServer) Mark(ctx context.Context, machine string) (func(context.Context, ...string) error, error) {
-	before, held := map[string]bool{}, []string{}
-	m, err := s.c.Machine(ctx, machine)
-	if err != nil && !isNotFound(err) {
-		return nil, err
-	}
-	if err == nil {
-		for _, d := range m.Disks {
-			if before[d.Instance] = true; d.Held {
-				held = append(held, d.Disk)
-			}
-		}
-	}
-	return func(ctx context.Context, disks ...string) error {
-		if len(disks) == 0 {
-			disks = held
-		}
-		for {
-			m, err := s.c.Machine(ctx, machine)
-			if err != nil && !isNotFound(err) {
-				return err
-			}
-			if err == nil && holds(m, disks, before) {
-				return nil
-			}
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
-				return fmt.Errorf("no heartbeat of machine %s: %w", machine, ctx.Err())
-			}
-		}
-	}, nil
-}
-
-// holds reports whether an agent that was not there before holds the disks.
-func holds(m *api.Machine, disks []string, before map[string]bool) bool {
-	n := 0
-	for _, d := range m.Disks {
-		if d.Held && !before[d.Instance] && (len(disks) == 0 || slices.Contains(disks, d.Disk)) {
-			n++
-		}
-	}
-	return n > 0 && n >= len(disks)
-}
-
-// Revoke refuses the machine's agent; one that control does not know is refused anyway.
-func (s *pushServer) Revoke(ctx context.Context, machine string) error {
-	if _, err := s.c.RevokeAgent(ctx, machine); err != nil && !isNotFound(err) {
-		return err
-	}
-	return nil
-}
-
-func isNotFound(err error) bool {
-	var e *api.Error
-	return errors.As(err, &e) && e.Code == api.CodeNotFound
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -93,7 +92,7 @@ func keyAt(path string) (key vault.Key, made bool, err error) {
 		if err != nil {
 			return key, false, fmt.Errorf("make the key: %w", err)
 		}
-		_, err = fmt.Fprintln(file, rand.Text()+rand.Text())
+		_, err = fmt.Fprintln(file, vault.NewKeyText())
 		if err == nil {
 			err = file.Sync()
 		}

@@ -52,9 +52,12 @@ type Policy struct {
 	AppInterval   Duration        `json:"app_interval" yaml:"app_interval"`     // between application-consistent ones; 0: none
 	FreezeLimit   Duration        `json:"freeze_limit" yaml:"freeze_limit"`     // longest freeze; an agent's own limit may be shorter
 	Retention     vault.Retention `json:"retention" yaml:"retention"`
-	CompressAt    string          `json:"compress_at" yaml:"compress_at"`               // agent or process-server
-	Capture       string          `json:"capture,omitempty" yaml:"capture,omitempty"`   // auto, trace or scan; empty: as each agent was started
-	Throttle      []Window        `json:"throttle,omitempty" yaml:"throttle,omitempty"` // of each machine
+	CompressAt    string          `json:"compress_at" yaml:"compress_at"`             // agent or process-server
+	Capture       string          `json:"capture,omitempty" yaml:"capture,omitempty"` // auto, trace or scan; empty: as each agent was started
+	// StandbyInterval is how far copies of the disks in Azure may be behind the newest point;
+	// 0: there are none.
+	StandbyInterval Duration `json:"standby_interval,omitempty" yaml:"standby_interval,omitempty"`
+	Throttle        []Window `json:"throttle,omitempty" yaml:"throttle,omitempty"` // of each machine
 	// SiteThrottle bounds all machines of this control together, whatever policy holds
 	// for them. Only the policy "default" may have it.
 	SiteThrottle []Window `json:"site_throttle,omitempty" yaml:"site_throttle,omitempty"`
@@ -82,6 +85,7 @@ const (
 	MinInterval    = Duration(time.Second)
 	MaxInterval    = Duration(24 * time.Hour)
 	MinAppInterval = Duration(time.Minute)
+	MinStandby     = Duration(time.Minute)
 	maxWindows     = 64
 	maxNames       = 4096
 )
@@ -107,6 +111,8 @@ func (p *Policy) Validate() error {
 		return fail("rpo_threshold", "is %v, below point_interval %v: it would always be exceeded", p.RPO, p.PointInterval)
 	case p.FreezeLimit < Duration(10*time.Millisecond) || p.FreezeLimit > Duration(10*time.Second):
 		return fail("freeze_limit", "is %v: use 10ms to 10s", p.FreezeLimit)
+	case p.StandbyInterval != 0 && (p.StandbyInterval < MinStandby || p.StandbyInterval > 30*MaxInterval):
+		return fail("standby_interval", "is %v: use 0s for no copy, or %v to %v", p.StandbyInterval, MinStandby, 30*MaxInterval)
 	case !slices.Contains([]string{"agent", "process-server"}, p.CompressAt):
 		return fail("compress_at", "is %q: use agent or process-server", p.CompressAt)
 	case !slices.Contains([]string{"", "auto", "trace", "scan"}, p.Capture):

@@ -61,6 +61,7 @@ type Config struct {
 	PauseLimit time.Duration // longest time that the machine stands still; default 1 s
 	PauseBytes int64         // it stands still only when no more is left to read; default 32 MiB
 	RateBytes  int64         // bytes a second that leave the host; 0: no bound
+	Pool       streams.Pool  // whose process servers handle the changes
 	Log        *slog.Logger  // nil: silent
 }
 
@@ -247,6 +248,20 @@ func (e *Exporter) Final(ctx context.Context) (*wire.Marker, error) {
 			return nil, fmt.Errorf("last point of machine %s: %w (last answer: %w)", e.cfg.Machine, context.Cause(ctx), err)
 		}
 	}
+}
+
+// Last is Run and Final at once, for a machine that had ended before New: it publishes what the
+// vault lacks, and cuts one point.
+func (e *Exporter) Last(ctx context.Context) (*wire.Marker, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	release, err := e.acquire(ctx, cancel)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	defer e.close()
+	return e.Final(ctx)
 }
 
 func (e *Exporter) cut(m *wire.Marker, final bool) {

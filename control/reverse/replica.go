@@ -171,7 +171,7 @@ func (r *replica) open(ctx context.Context) (vault.Position, error) {
 		Size: uint64(r.disk.Overlay.Size()), Capture: "overlay", Guarantee: "every change is known, because the disk is served by Leeward",
 		Host: r.e.cfg.Facts.Host, Instance: r.e.instance, Path: "recovery point " + r.disk.Base.String() + " with what the machine changed since",
 		Reason: clip(r.why), MinEpoch: r.known.Epoch, MinNumber: r.known.Number,
-	}, blocks.Options{Log: r.e.log, Limit: &r.e.limit})
+	}, blocks.Options{Log: r.e.log, Limit: &r.e.limit, Pool: r.e.cfg.Pool})
 	if err != nil {
 		return vault.Position{}, err
 	}
@@ -271,9 +271,7 @@ func (r *replica) compare(ctx context.Context, base vault.Position) error {
 
 func sumsOf(data []byte) []wire.Sum {
 	s := make([]wire.Sum, len(data)/blockSize)
-	for i := range s {
-		s[i] = wire.SumOf(data[i*blockSize:][:blockSize])
-	}
+	wire.SumsOf(data, s)
 	return s
 }
 

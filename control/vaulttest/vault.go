@@ -3,7 +3,6 @@ package vaulttest
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -37,7 +36,7 @@ func New(t testing.TB) *Vault { return In(t, filepath.Join(t.TempDir(), "vault")
 func In(t testing.TB, dir string) *Vault {
 	t.Helper()
 	v := &Vault{URL: "dir://" + dir, KeyFile: dir + ".key", disks: map[vault.DiskID]*disk{}}
-	if err := os.WriteFile(v.KeyFile, []byte(rand.Text()+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(v.KeyFile, []byte(vault.NewKeyText()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	key, err := vault.KeyFromFile(v.KeyFile)
