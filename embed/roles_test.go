@@ -136,6 +136,7 @@ func TestTapSeesHeaders(t *testing.T) {
 	t.Parallel()
 	s := start(t, config(t.TempDir()))
 	op := ensured(t, s)
+	worker := connect(t, s, Process)
 	tap := connect(t, s, Tap)
 	sub, err := tap.Conn.SubscribeSync("leeward.>")
 	if err != nil {
@@ -150,17 +151,26 @@ func TestTapSeesHeaders(t *testing.T) {
 	if _, err := op.JS.PublishMsg(within(t), m); err != nil {
 		t.Fatal(err)
 	}
+	// As process servers do.
+	told := nats.NewMsg(streams.TapSubject(m.Subject))
+	told.Header = m.Header
+	if err := worker.Conn.PublishMsg(told); err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.Conn.FlushTimeout(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := op.JS.Publish(within(t), receipt, []byte("all")); err != nil {
 		t.Fatal(err)
 	}
-	first, err := sub.NextMsg(5 * time.Second)
+	first, err := sub.NextMsg(20 * time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(first.Subject, "leeward.tap.changes.") || len(first.Data) != 0 || first.Header.Get("Leeward-Kind") != "block" {
 		t.Errorf("%s %v %q", first.Subject, first.Header, first.Data)
 	}
-	second, err := sub.NextMsg(5 * time.Second)
+	second, err := sub.NextMsg(20 * time.Second)
 	if err != nil || second.Subject != receipt || string(second.Data) != "all" {
 		t.Errorf("%+v, %v", second, err)
 	}

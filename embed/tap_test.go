@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"os"
@@ -91,10 +92,17 @@ func TestStuckTap(t *testing.T) {
 		t.Fatal(err)
 	}
 	const messages = 400
+	// The copies are made by process servers, which tell of each change.
+	worker := connect(t, s, Process)
+	told := nats.NewMsg(streams.TapSubject(streams.ChangesSubject("web1", "sda")))
+	told.Header.Set("Leeward-Kind", "block")
 	publish := func() time.Duration {
 		t.Helper()
 		began := time.Now()
 		for range messages {
+			if err := worker.Conn.PublishMsg(told); err != nil {
+				t.Fatal(err)
+			}
 			if _, err := js.PublishAsync(streams.ChangesSubject("web1", "sda"), bytes.Clone(payload)); err != nil {
 				t.Fatal(err)
 			}
@@ -103,6 +111,9 @@ func TestStuckTap(t *testing.T) {
 		case <-js.PublishAsyncComplete():
 		case <-time.After(time.Minute):
 			t.Fatal("the pipe stands still")
+		}
+		if err := worker.Conn.FlushTimeout(time.Minute); err != nil {
+			t.Fatalf("who tells stands still: %v", err)
 		}
 		return time.Since(began)
 	}

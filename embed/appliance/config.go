@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/leeward-dr/leeward/consumers/vault"
+	"github.com/leeward-dr/leeward/control"
 	"github.com/leeward-dr/leeward/control/cli"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	LogLevel     string        // debug, info, warn or error
 	LogFormat    string        // text, json, or empty: text on a terminal
 	Keeper       []string      // command that keeps machines, see failover.Keeper; no flag
+
+	tune func(*control.Config) // for tests
 }
 
 // Default is what an appliance does unless told otherwise.

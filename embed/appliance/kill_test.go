@@ -23,6 +23,7 @@ import (
 const (
 	upHere   = "LEEWARD_TEST_UP"     // directory: run an appliance there instead of the tests
 	listenAt = "LEEWARD_TEST_LISTEN" // where it listens; a port of its own choice if not set
+	manageAt = "LEEWARD_TEST_MANAGE" // its management port; none if not set
 	keepHere = "LEEWARD_TEST_KEEP"   // keep a machine instead
 )
 
@@ -48,6 +49,7 @@ func TestMain(m *testing.M) {
 		defer stop()
 		c := Default()
 		c.Dir, c.Listen, c.LogLevel = dir, cmp.Or(os.Getenv(listenAt), "127.0.0.1:-1"), "warn"
+		c.Manage = os.Getenv(manageAt)
 		c.Keeper = []string{"/usr/bin/env", "-u", upHere, keepHere + "=1", os.Args[0]}
 		if err := Run(ctx, c, "1.0.0", io.Discard, os.Stderr); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")

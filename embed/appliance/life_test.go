@@ -40,6 +40,7 @@ type protected struct {
 	dir, disk, state string
 	cmd              *exec.Cmd // the appliance, if it is a process of its own
 	port             string
+	manage           string // host:port of its management port; empty: none
 	stop             func() // of the agent
 }
 
@@ -169,14 +170,9 @@ func (p *protected) pointOfNow() (id string) {
 func (p *protected) up() {
 	p.Helper()
 	if p.port == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			p.Fatal(err)
-		}
-		p.port = l.Addr().String()
-		l.Close()
+		p.port = freePort(p.T)
 	}
-	p.cmd = child(p.T, p.dir, listenAt+"="+p.port)
+	p.cmd = child(p.T, p.dir, listenAt+"="+p.port, manageAt+"="+p.manage)
 	p.until("the appliance is up", func() error {
 		ctx, cancel := context.WithTimeout(p.Context(), 10*time.Second)
 		defer cancel()
@@ -186,6 +182,17 @@ func (p *protected) up() {
 		}
 		return nil
 	})
+}
+
+// freePort finds a port of loopback that is free now.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // kill kills the appliance and starts it again.

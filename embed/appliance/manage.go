@@ -19,6 +19,7 @@ import (
 	"github.com/leeward-dr/leeward/control/console"
 	"github.com/leeward-dr/leeward/control/console/web"
 	"github.com/leeward-dr/leeward/control/enrol"
+	"github.com/leeward-dr/leeward/control/push/crew"
 	"github.com/leeward-dr/leeward/embed"
 	"github.com/leeward-dr/leeward/streams/trust"
 )
@@ -101,7 +102,7 @@ func newConsole(lc fx.Lifecycle, c Config, s *embed.Server, cs *control.Service,
 	if err != nil {
 		return nil, err
 	}
-	pages, err := web.New(web.Config{Connect: s.Connect, Version: cs.Version(), Log: log})
+	pages, err := web.New(web.Config{Connect: s.Connect, Version: cs.Version(), Log: log, Crew: crew.New(crew.Config{Log: log})})
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,9 @@ func controlConfig(c Config, version string) control.Config {
 	cc := control.Default()
 	cc.Dir, cc.Version, cc.Health.RPO = c.Dir, version, c.RPO
 	cc.Keeper = failover.Keeper{Command: c.Keeper, Vault: c.Vault, KeyFile: c.KeyFile, Bus: embed.ContextFile(c.Dir, embed.Control)}
+	if c.tune != nil {
+		c.tune(&cc)
+	}
 	return cc
 }
 

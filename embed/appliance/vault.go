@@ -2,7 +2,6 @@ package appliance
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,7 +111,7 @@ func MakeKey(name string) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return fmt.Errorf("make the vault's key: %w", err)
 	}
-	return writeFile(name, []byte(rand.Text()+rand.Text()+"\n"), false) // 260 bits
+	return writeFile(name, []byte(vault.NewKeyText()+"\n"), false)
 }
 
 // writeFile writes a private file so that a crash leaves it whole or not at all.
