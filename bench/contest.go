@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -9,6 +10,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,12 +26,23 @@ import (
 // The steps that are compared.
 const (
 	stepInitial = "initial"
-	stepDelta   = "delta"
 	stepScan    = "delta without tracking"
 	stepRestore = "restore"
 	stepFirst   = "first read"
 	stepPipe    = "pipe"
 )
+
+// stepDelta is the step of a day on which so many percent changed.
+func stepDelta(percent float64) string { return fmt.Sprintf("delta %g %%", percent) }
+
+// steps lists them all in their order.
+func (c *contest) steps() []string {
+	all := []string{stepInitial}
+	for _, p := range c.percents {
+		all = append(all, stepDelta(p))
+	}
+	return append(all, stepScan, stepRestore, stepFirst, stepPipe)
+}
 
 const leeward = "leeward"
 
@@ -38,36 +52,42 @@ type contest struct {
 	bin    product.Binaries
 	corpus *corpus.Corpus
 	runs   int
-	tools  map[string]bool // peers wanted; nil: all
-	res    *report.Results
-	limits []limits.Limit
-	work   string
-	drop   func() error // empties the page cache
-	noise  int64        // bytes of the incompressible disk for the pipe
+	full   bool // FULL=1
+	// percents of the disk change on the days that follow the first.
+	percents []float64
+	tools    map[string]bool // peers wanted; nil: all
+	res      *report.Results
+	limits   []limits.Limit
+	work     string
+	drop     func() error // empties the page cache
+	noise    int64        // bytes of the incompressible disk for the pipe
 }
 
 func runPeers(ctx context.Context, args []string) (err error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	c := &contest{}
 	c.add(f)
-	full := os.Getenv("FULL") == "1"
-	size, noise := bytesFlag(1<<30), bytesFlag(256<<20)
-	if full {
+	c.full = os.Getenv("FULL") == "1"
+	size, noise := bytesFlag(768<<20), bytesFlag(256<<20)
+	if c.full {
 		size, noise = 4<<30, 2<<30
 	}
 	f.Var(&size, "size", "`size` of the disk")
 	f.Var(&noise, "pipe-size", "`size` of the incompressible disk")
 	f.IntVar(&c.runs, "runs", 3, "runs of every tool, in alternating order")
-	percent := f.Float64("percent", 1, "of the disk's blocks that change")
+	percents := f.String("percent", "1,5", "of the disk's blocks that change from day to day, with commas")
 	keepCorpus := f.String("corpus", "", "`directory` to keep the corpus in (default: it is made anew)")
-	names := f.String("peers", "", "only these peers, with commas (default: all that are installed; - for none)")
+	names := f.String("peers", "", "only these peers, with commas (default: all that are installed, plain copies with FULL=1; - for none)")
 	up := f.String("leeward", "bin/leeward", "the server's binary")
 	agentBin := f.String("agent", "bin/leeward-agent", "the agent's binary")
 	if err := parse(f, args); err != nil {
 		return err
 	}
-	if c.runs < 1 || *percent <= 0 || *percent > 50 {
-		return usage{errors.New("use at least one run, and more than 0 and at most 50 percent")}
+	if c.percents, err = parsePercents(*percents); err != nil {
+		return usage{err}
+	}
+	if c.runs < 1 {
+		return usage{errors.New("use at least one run")}
 	}
 	if c.bin, err = product.Find(*up, *agentBin); err != nil {
 		return usage{err}
@@ -85,7 +105,7 @@ func runPeers(ctx context.Context, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	c.work, r.Keep = r.Dir, c.keepDir
-	if err := c.prepare(ctx, *keepCorpus, corpus.Options{Size: int64(size), Seed: c.seed, Percent: *percent}); err != nil {
+	if err := c.prepare(ctx, *keepCorpus, corpus.Options{Size: int64(size), Seed: c.seed, Percents: c.percents}); err != nil {
 		return err
 	}
 	for run := range c.runs {
@@ -93,11 +113,15 @@ func runPeers(ctx context.Context, args []string) (err error) {
 			return err
 		}
 	}
+	var tables bytes.Buffer
 	c.res.Limits = c.limits
-	c.res.Goals = c.goals()
-	c.print(os.Stdout)
+	c.res.Goals = append(c.goals(), c.extra(ctx, &tables)...)
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	c.print(os.Stdout, tables.String())
 	name := "quick"
-	if full {
+	if c.full {
 		name = "full"
 	}
 	if err := c.keep(c.res, name, os.Stdout); err != nil {
@@ -107,6 +131,30 @@ func runPeers(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("leeward could not be measured to the end: %s: %w", c.res.Why(leeward, stepRestore), errFailed)
 	}
 	return nil
+}
+
+// extra takes what only FULL=1 has the time for.
+func (c *contest) extra(ctx context.Context, tables io.Writer) (goals []report.Goal) {
+	for _, e := range extras() {
+		if !c.full {
+			goals = append(goals, e.without("it takes minutes: make bench FULL=1", nil)...)
+		} else if ctx.Err() == nil {
+			goals = append(goals, e.do(ctx, &c.common, c.bin, c.tools, c.work, tables)...)
+		}
+	}
+	return goals
+}
+
+// parsePercents reads numbers with commas between them.
+func parsePercents(s string) (all []float64, err error) {
+	for f := range strings.SplitSeq(s, ",") {
+		p, err := strconv.ParseFloat(f, 64)
+		if err != nil || p <= 0 || p > 50 || slices.Contains(all, p) {
+			return nil, fmt.Errorf("%q is no list of different percentages of more than 0 and at most 50", s)
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 // prepare builds the corpus and takes the limits that need nothing else.
@@ -124,7 +172,10 @@ func (c *contest) prepare(ctx context.Context, keep string, o corpus.Options) (e
 		return err
 	}
 	c.res.Corpus = c.corpus.Info
-	c.res.Facts["corpus"] = fmt.Sprintf("%s, %d MiB of which %d MiB are not zero, day 2 changes %d blocks", c.corpus.Kind, c.corpus.Size>>20, c.corpus.NonZero>>20, c.corpus.Changed)
+	c.res.Facts["corpus"] = fmt.Sprintf("%s, %d MiB of which %d MiB are not zero", c.corpus.Kind, c.corpus.Size>>20, c.corpus.NonZero>>20)
+	for i, d := range c.corpus.Days {
+		c.res.Facts["corpus"] += fmt.Sprintf(", day %d changes %d blocks", i+2, d.Changed)
+	}
 	say("limits")
 	if err := c.drop(); err != nil {
 		return err
@@ -145,14 +196,20 @@ func (c *contest) round(ctx context.Context, run int) error {
 	}
 	all := []contestant{{leeward, c.leeward}}
 	place := peers.Place{Dir: filepath.Join(c.work, "peers"), Source: filepath.Join(c.work, "src", "disk.img")}
-	for _, t := range peers.All(place) {
+	tools := peers.All(place)
+	if c.full || c.tools != nil {
+		tools = append(tools, peers.More(place)...)
+	}
+	for _, t := range tools {
 		if c.tools != nil && !c.tools[t.Name()] {
 			continue
 		}
 		if why := t.Missing(); why != "" {
 			if run == 0 {
-				for _, s := range []string{stepInitial, stepDelta, stepRestore, stepFirst} {
-					c.fail(t.Name(), s, run, errors.New(why))
+				for _, s := range c.steps() {
+					if s != stepScan && s != stepPipe {
+						c.fail(t.Name(), s, run, errors.New(why))
+					}
 				}
 			}
 			continue
@@ -198,7 +255,7 @@ func (c *contest) offset(run int) (int64, error) {
 	rnd := rand.New(rand.NewPCG(c.seed, uint64(run)))
 	for range 10000 {
 		off := rnd.Int64N(c.corpus.Size/rig.Block) * rig.Block
-		b, err := blockOf(c.corpus.Day2, off)
+		b, err := blockOf(c.corpus.Last().Path, off)
 		if err != nil {
 			return 0, err
 		}
@@ -212,37 +269,21 @@ func (c *contest) offset(run int) (int64, error) {
 func zeros(b []byte) bool { return len(strings.Trim(string(b), "\x00")) == 0 }
 
 // peer takes one peer through all steps.
-func (c *contest) peer(ctx context.Context, t peers.Tool, place peers.Place, run int) error {
+func (c *contest) peer(ctx context.Context, t peers.Tool, place peers.Place, run int) (err error) {
 	defer os.RemoveAll(place.Dir)
+	if x, ok := t.(io.Closer); ok {
+		defer func() { err = errors.Join(err, x.Close()) }()
+	}
 	if err := os.MkdirAll(filepath.Dir(place.Source), 0o755); err != nil {
 		return err
 	}
-	if err := t.Init(ctx); err != nil {
-		return c.fail(t.Name(), stepInitial, run, err)
+	if err := c.peerDay(ctx, t, place, run, 1, stepInitial); err != nil {
+		return err
 	}
-	for day, image := range []string{c.corpus.Base, c.corpus.Day2} {
-		step := []string{stepInitial, stepDelta}[day]
-		if err := errors.Join(os.RemoveAll(place.Source), link(image, place.Source)); err != nil {
-			return c.fail(t.Name(), step, run, err)
-		}
-		before, err := peers.Stored(t)
-		if err != nil {
-			return c.fail(t.Name(), step, run, err)
-		}
-		if err := c.drop(); err != nil {
+	for i, p := range c.percents {
+		if err := c.peerDay(ctx, t, place, run, i+2, stepDelta(p)); err != nil {
 			return err
 		}
-		busy := rig.Busy()
-		u, err := t.Backup(ctx, day+1)
-		if err != nil {
-			return c.fail(t.Name(), step, run, err)
-		}
-		others := rig.Busy() - busy
-		after, err := peers.Stored(t)
-		if err != nil {
-			return c.fail(t.Name(), step, run, err)
-		}
-		c.take(t.Name(), step, run, u, after-before, others, "")
 	}
 	if err := c.drop(); err != nil {
 		return err
@@ -251,13 +292,50 @@ func (c *contest) peer(ctx context.Context, t peers.Tool, place peers.Place, run
 	u, out, err := t.Restore(ctx)
 	others := rig.Busy() - busy
 	if err == nil {
-		err = same(ctx, out, c.corpus.DayTwo)
+		err = same(ctx, out, c.corpus.Last().SHA256)
 	}
 	if err != nil {
 		return c.fail(t.Name(), stepRestore, run, err)
 	}
 	c.take(t.Name(), stepRestore, run, u, 0, others, encryption(t))
 	return c.peerFirst(ctx, t, run)
+}
+
+// peerDay lets a peer store the disk as it is on a day.
+func (c *contest) peerDay(ctx context.Context, t peers.Tool, place peers.Place, run, day int, step string) error {
+	image := c.corpus.Base
+	if day > 1 {
+		image = c.corpus.Days[day-2].Path
+	}
+	err := errors.Join(os.RemoveAll(place.Source), link(image, place.Source))
+	if err == nil && day == 1 {
+		err = t.Init(ctx)
+	}
+	if f, ok := t.(peers.Follower); err == nil && ok && day > 1 {
+		err = f.Change(ctx, image, c.corpus.Days[day-2].ChangedAt)
+	}
+	if err != nil {
+		return c.fail(t.Name(), step, run, err)
+	}
+	before, err := peers.Stored(t)
+	if err != nil {
+		return c.fail(t.Name(), step, run, err)
+	}
+	if err := c.drop(); err != nil {
+		return err
+	}
+	busy := rig.Busy()
+	u, err := t.Backup(ctx, day)
+	if err != nil {
+		return c.fail(t.Name(), step, run, err)
+	}
+	others := rig.Busy() - busy
+	after, err := peers.Stored(t)
+	if err != nil {
+		return c.fail(t.Name(), step, run, err)
+	}
+	c.take(t.Name(), step, run, u, after-before, others, "")
+	return nil
 }
 
 func encryption(t peers.Tool) string {
@@ -277,7 +355,7 @@ func (c *contest) peerFirst(ctx context.Context, t peers.Tool, run int) error {
 	}
 	b, at, took, err := t.First(ctx, off)
 	if err == nil {
-		err = sameBlock(b, c.corpus.Day2, at)
+		err = sameBlock(b, c.corpus.Last().Path, at)
 	}
 	if err != nil {
 		return c.fail(t.Name(), stepFirst, run, err)
@@ -300,7 +378,7 @@ func link(from, to string) error {
 }
 
 // print prints everything for people.
-func (c *contest) print(w io.Writer) {
+func (c *contest) print(w io.Writer, tables string) {
 	fmt.Fprintf(w, "\nLeeward bench, %s\n", c.res.Time.Format(time.RFC3339))
 	report.Facts(w, c.res.Facts)
 	fmt.Fprintln(w, "\nLimits of this machine")
@@ -309,7 +387,8 @@ func (c *contest) print(w io.Writer) {
 		rows = append(rows, []string{l.Name, l.String(), l.How})
 	}
 	report.Table(w, rows)
-	c.res.Steps(w, []string{stepInitial, stepDelta, stepScan, stepRestore, stepFirst, stepPipe})
+	c.res.Steps(w, c.steps())
+	fmt.Fprint(w, tables)
 	fmt.Fprintln(w, "\nGoals: ratios of medians of this run")
 	report.PrintGoals(w, c.res.Goals)
 	if len(c.res.Notes) > 0 {

@@ -125,3 +125,56 @@ func printFleet(w io.Writer, r *fleet.Result) {
 		fmt.Fprintln(w, "BROKEN:", b)
 	}
 }
+
+// rescueLimit is how many bytes may cross for each that differs.
+const rescueLimit = 1.2
+
+// runRescue brings a machine home onto bare metal.
+func runRescue(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("bench rescue", flag.ContinueOnError)
+	var c common
+	c.add(f)
+	size := bytesFlag(8 << 30)
+	var o fleet.RescueOptions
+	f.Var(&size, "size", "`size` of the disk")
+	f.Float64Var(&o.Fill, "fill", 0.25, "share of the disk with contents, from its beginning")
+	f.Float64Var(&o.Share, "share", 0.01, "share of the disk that differs when it comes home, all of it in what has contents")
+	f.BoolVar(&o.Kill, "kill", true, "the rescue loses its power in the middle")
+	f.DurationVar(&o.Limit, "limit", 20*time.Minute, "of each step")
+	up := f.String("leeward", "bin/leeward", "the server's binary")
+	agentBin := f.String("agent", "bin/leeward-agent", "the agent's binary")
+	if err := parse(f, args); err != nil {
+		return err
+	}
+	if size < 64<<20 || o.Share <= 0 || o.Fill > 1 || o.Fill < o.Share {
+		return usage{errors.New("use at least 64M, --fill up to 1, and --share up to --fill")}
+	}
+	if os.Getenv(inSwitch) == "" && os.Geteuid() == 0 {
+		return insideSwitch(ctx)
+	}
+	var err error
+	if o.Bin, err = product.Find(*up, *agentBin); err != nil {
+		return usage{err}
+	}
+	o.Size, o.Seed, o.Dir, o.Keep, o.Log, o.Say = int64(size), c.seed, c.dir, c.keepDir, c.log(), say
+	r, err := fleet.Rescue(ctx, o)
+	if err != nil {
+		return err
+	}
+	if r.Skipped != "" {
+		fmt.Println("not tried:", r.Skipped)
+		return errFailed
+	}
+	res := newResults()
+	res.Detail = r
+	report.Facts(os.Stdout, res.Facts)
+	fmt.Printf("\ndisk of %d MiB, %.1f MiB differed, %.1f MiB crossed the cable: %.3f (limit %.1f); power failed: %v; equal by SHA-256: %v; home after %.1f s\n",
+		r.Disk>>20, float64(r.Differ)/(1<<20), float64(r.Crossed)/(1<<20), r.Ratio, rescueLimit, r.Killed, r.Equal, r.Home)
+	if err := c.keep(res, "rescue", os.Stdout); err != nil {
+		return err
+	}
+	if !r.OK(rescueLimit) {
+		return errFailed
+	}
+	return nil
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/leeward-dr/leeward/bench/corpus"
 	"github.com/leeward-dr/leeward/bench/limits"
 	"github.com/leeward-dr/leeward/bench/rig"
 	"github.com/leeward-dr/leeward/control/api"
@@ -40,9 +41,11 @@ func (c *contest) leeward(ctx context.Context, run int) (err error) {
 		return c.fail(leeward, stepInitial, run, err)
 	}
 	c.take(leeward, stepInitial, run, u, stored, rig.Busy()-busy, fmt.Sprintf("%s; peak of the appliance, the agent's is %d MiB", o.share, o.agent.RSS()>>20))
-	p, err := c.tracked(ctx, o, run)
-	if err != nil {
-		return err
+	var p api.Point
+	for _, d := range c.corpus.Days {
+		if p, err = c.tracked(ctx, o, run, d); err != nil {
+			return err
+		}
 	}
 	if err := c.rescanned(ctx, o, run); err != nil {
 		return err
@@ -53,15 +56,15 @@ func (c *contest) leeward(ctx context.Context, run int) (err error) {
 	return c.comeBack(ctx, o, run, p)
 }
 
-// tracked measures the delta with live tracking. The point it returns holds day two.
-func (c *contest) tracked(ctx context.Context, o *ours, run int) (api.Point, error) {
-	step := stepDelta
+// tracked measures a day's delta with live tracking. The point it returns holds that day.
+func (c *contest) tracked(ctx context.Context, o *ours, run int, d corpus.Day) (api.Point, error) {
+	step := stepDelta(d.Percent)
 	if !rig.Root() {
-		_ = c.fail(leeward, stepDelta, run, errors.New("live tracking needs root and a block device"))
+		_ = c.fail(leeward, step, run, errors.New("live tracking needs root and a block device"))
 		step = stepScan
 	}
 	busy := rig.Busy()
-	u, stored, p, writing, err := o.delta(ctx, c.corpus.Day2, c.corpus.ChangedAt)
+	u, stored, p, writing, err := o.delta(ctx, d.Path, d.ChangedAt)
 	if err != nil {
 		return p, c.fail(leeward, step, run, err)
 	}
@@ -70,8 +73,8 @@ func (c *contest) tracked(ctx context.Context, o *ours, run int) (api.Point, err
 	return p, nil
 }
 
-// rescanned measures the delta when nobody looked while the disk changed: back to day
-// one, and a new agent.
+// rescanned measures the delta when nobody looked while the disk changed: what changed
+// on day two is as on day one again, and a new agent comes.
 func (c *contest) rescanned(ctx context.Context, o *ours, run int) error {
 	if !rig.Root() {
 		return nil // tracked has done that
@@ -79,7 +82,7 @@ func (c *contest) rescanned(ctx context.Context, o *ours, run int) error {
 	if err := o.agent.Stop(patience); err != nil {
 		return c.fail(leeward, stepScan, run, err)
 	}
-	if err := apply(c.corpus.Base, o.disk, c.corpus.ChangedAt); err != nil {
+	if err := apply(c.corpus.Base, o.disk, c.corpus.Days[0].ChangedAt); err != nil {
 		return c.fail(leeward, stepScan, run, err)
 	}
 	if err := c.drop(); err != nil {
@@ -103,7 +106,7 @@ func (c *contest) comeBack(ctx context.Context, o *ours, run int, p api.Point) e
 	u, out, err := o.restore(ctx, p.ID)
 	others := rig.Busy() - busy
 	if err == nil {
-		err = same(ctx, out, c.corpus.DayTwo)
+		err = same(ctx, out, c.corpus.Last().SHA256)
 	}
 	if err != nil {
 		return c.fail(leeward, stepRestore, run, err)
@@ -118,7 +121,7 @@ func (c *contest) comeBack(ctx context.Context, o *ours, run int, p api.Point) e
 	}
 	b, parts, took, err := o.first(ctx, p.ID, off)
 	if err == nil {
-		err = sameBlock(b, c.corpus.Day2, off)
+		err = sameBlock(b, c.corpus.Last().Path, off)
 	}
 	if err != nil {
 		return c.fail(leeward, stepFirst, run, err)

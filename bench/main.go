@@ -7,9 +7,14 @@
 //	go run ./bench overhead [flags] what tracking and freezing cost the protected machine
 //	go run ./bench chaos [flags]   kill -9 at random moments, nothing lost
 //	go run ./bench fleet [flags]   a cluster in network namespaces, broken again and again
+//	go run ./bench boot [flags]    first serial line from 20 points in the vault, beside a raw file
 //	go run ./bench pipe [flags]    incompressible blocks beside JetStream alone, and CPU time by stage
 //	go run ./bench power [flags]   the same cluster, its nodes lose their power
+//	go run ./bench rescue [flags]  a machine comes home to bare metal that loses its power in the middle
+//	go run ./bench resync [flags]  a disk is compared with the vault, beside dd and what the CPUs can sum up
 //	go run ./bench soak [flags]    half an hour of small faults: nothing grows, nothing is lost
+//	go run ./bench extra [flags]   what FULL=1 adds: a month of points, RPO, failures, growth
+//	go run ./bench profile [flags] what the runtime saw of a scenario: CPU, memory, waiting, locks
 //	go run ./bench fanin [flags]   small changes of 10 000 disks, through an appliance and a cluster
 //
 // Everything that is measured is measured in the same run, in alternating order,
@@ -84,10 +89,20 @@ func run(ctx context.Context, args []string) error {
 			return runFleet(ctx, args[1:], false)
 		case "power":
 			return runFleet(ctx, args[1:], true)
+		case "boot":
+			return runBoot(ctx, args[1:])
 		case "pipe":
 			return runPipe(ctx, args[1:])
 		case "fanin":
 			return runFanin(ctx, args[1:])
+		case "extra":
+			return runExtra(ctx, args[1:])
+		case "profile":
+			return runProfile(ctx, args[1:])
+		case "rescue":
+			return runRescue(ctx, args[1:])
+		case "resync":
+			return runResync(ctx, args[1:])
 		case "soak":
 			return runSoak(ctx, args[1:])
 		case "first-read":
@@ -97,7 +112,7 @@ func run(ctx context.Context, args []string) error {
 		case "overhead":
 			return runOverhead(ctx, args[1:])
 		default:
-			return usage{fmt.Errorf("no scenario %q: use proof, groups, chaos, or flags only", args[0])}
+			return usage{fmt.Errorf("no scenario %q: use one that bench/main.go lists, or flags only", args[0])}
 		}
 	}
 	return runPeers(ctx, args)

@@ -47,6 +47,8 @@ type ours struct {
 	live   string // the protected image
 	share  string // who used how much processor time in the step before
 	disk   string // what the agent protects: a loop device over it, or the image itself
+	// interval is the time between points.
+	interval time.Duration
 }
 
 // newOurs starts an appliance in dir.
@@ -58,7 +60,7 @@ func newOurs(ctx context.Context, r *rig.Rig, bin product.Binaries, dir string) 
 	if err != nil {
 		return nil, err
 	}
-	o := &ours{bin: bin, rig: r, dir: dir}
+	o := &ours{bin: bin, rig: r, dir: dir, interval: agentInterval}
 	if o.server, err = r.Start(bin.Up(filepath.Join(dir, "site"), at)); err != nil {
 		return nil, err
 	}
@@ -114,7 +116,7 @@ func (o *ours) protect(capture, disk string) (err error) {
 	state := filepath.Join(o.dir, "agent")
 	product.Forget(o.rig, state)
 	o.agent, err = o.rig.Start(o.bin.Protect(product.Protection{
-		Site: o.site.Dir, Machine: benchMachine, Disk: disk, Name: benchDisk, Capture: capture, Interval: agentInterval, StateDir: state,
+		Site: o.site.Dir, Machine: benchMachine, Disk: disk, Name: benchDisk, Capture: capture, Interval: o.interval, StateDir: state,
 	}))
 	return err
 }

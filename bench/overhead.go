@@ -19,8 +19,8 @@ func runOverhead(ctx context.Context, args []string) error {
 	size := bytesFlag(512 << 20)
 	var o overhead.Options
 	f.Var(&size, "size", "`size` of each disk")
-	f.IntVar(&o.Pairs, "pairs", 15, "alternating pairs of each kind of writing")
-	f.DurationVar(&o.Each, "each", 2*time.Second, "length of each run of fio")
+	f.IntVar(&o.Pairs, "pairs", 60, "alternating pairs of each kind of writing")
+	f.DurationVar(&o.Each, "each", time.Second, "length of each window with and without tracking")
 	f.IntVar(&o.Points, "points", 100, "points under pgbench (0: none)")
 	f.DurationVar(&o.Bound, "bound", 200*time.Millisecond, "freeze limit under pgbench")
 	if err := parse(f, args); err != nil {
@@ -40,9 +40,9 @@ func runOverhead(ctx context.Context, args []string) error {
 	}
 	res := newResults()
 	res.Detail = r
-	rows := [][]string{{"writing", "with tracking", "noise", "CPU s per million events", "events", "losses"}}
+	rows := [][]string{{"writing", "with tracking", "95 % of", "noise", "CPU s per million events", "events", "losses"}}
 	for _, w := range r.Writes {
-		rows = append(rows, []string{w.Name, fmt.Sprintf("%.3f", w.Median), fmt.Sprintf("%.3f", w.Floor), fmt.Sprintf("%.2f", w.CPUPerMega), fmt.Sprint(w.Events), fmt.Sprint(w.Losses)})
+		rows = append(rows, []string{w.Name, fmt.Sprintf("%.3f", w.Median), fmt.Sprintf("%.3f to %.3f", w.Low, w.High), fmt.Sprintf("%.3f", w.Floor), fmt.Sprintf("%.2f", w.CPUPerMega), fmt.Sprint(w.Events), fmt.Sprint(w.Losses)})
 	}
 	report.Facts(os.Stdout, res.Facts)
 	report.Table(os.Stdout, rows)

@@ -49,7 +49,9 @@ func runPipe(ctx context.Context, args []string) (err error) {
 	f := flag.NewFlagSet("bench pipe", flag.ContinueOnError)
 	var c common
 	c.add(f)
-	size := bytesFlag(256 << 20)
+	// Long enough that the start of an agent and the last sync are a small part, and that
+	// what is not consumed in time shows in memory.
+	size := bytesFlag(1 << 30)
 	f.Var(&size, "size", "`size` of the incompressible disk")
 	other := f.String("image", "", "copy this `file` instead of noise, and only tell the stages")
 	pairs := f.Int("pairs", 5, "alternating pairs of the product and JetStream alone (0: only the stages)")
@@ -188,25 +190,47 @@ func pipeProfile(ctx context.Context, dir, image string) (profile []byte, err er
 func copyOnce(ctx context.Context, site *product.Site, disk, capture, self, state string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	stop, err := agentHere(ctx, site, disk, capture, self, state, agent.Default().Interval)
+	if err != nil {
+		return err
+	}
+	_, err = site.AwaitPoint(ctx, benchMachine, time.Unix(0, 0), nil)
+	return errors.Join(err, stop())
+}
+
+// agentHere runs an agent in this process until stop is called.
+func agentHere(ctx context.Context, site *product.Site, disk, capture, self, state string, interval time.Duration) (stop func() error, err error) {
+	return runAgent(ctx, site, agentConfig(disk, capture, self, state, interval))
+}
+
+func agentConfig(disk, capture, self, state string, interval time.Duration) agent.Config {
 	cfg := agent.Default()
-	cfg.Machine, cfg.Disks = benchMachine, []agent.DiskConfig{{Path: disk, Name: benchDisk}}
+	cfg.Machine, cfg.Disks, cfg.Interval = benchMachine, []agent.DiskConfig{{Path: disk, Name: benchDisk}}, interval
 	cfg.Capture, cfg.StateDir, cfg.GuardCommand = capture, state, []string{self, "guard"}
+	return cfg
+}
+
+// runAgent runs an agent in this process until stop is called.
+func runAgent(ctx context.Context, site *product.Site, cfg agent.Config) (stop func() error, err error) {
 	bs, err := bus.Connect(ctx, bus.Options{Name: "bench agent", Context: product.Context(site.Dir, "agent")})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer bs.Close()
 	a, err := agent.New(ctx, cfg, bs, product.Silent())
 	if err != nil {
-		return err
+		bs.Close()
+		return nil, err
 	}
-	defer a.Close()
-	run, stop := context.WithCancel(ctx)
+	run, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(run) }()
-	_, err = site.AwaitPoint(ctx, benchMachine, time.Unix(0, 0), nil)
-	stop()
-	return errors.Join(err, <-ended)
+	return func() error {
+		cancel()
+		err := <-ended
+		a.Close()
+		bs.Close()
+		return err
+	}, nil
 }
 
 func (x *pipeResult) print(w io.Writer) {

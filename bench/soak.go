@@ -19,7 +19,7 @@ func runSoak(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("bench soak", flag.ContinueOnError)
 	var c common
 	c.add(f)
-	size, rate := bytesFlag(256<<20), bytesFlag(4<<20)
+	size, rate := bytesFlag(1<<30), bytesFlag(4<<20) // half an hour of records take 200 MiB
 	var o chaos.Options
 	f.DurationVar(&o.For, "for", 30*time.Minute, "how long")
 	f.Var(&size, "size", "`size` of the disk")

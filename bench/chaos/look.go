@@ -68,9 +68,15 @@ func (t *trial) look(ctx context.Context) error {
 	for id := range t.seen {
 		t.bad("point %s was listed and is gone", id)
 	}
+	var chosen []*vault.Point
 	for i, p := range points {
-		if p.ID != last && !t.around[p.ID] && i%t.o.Every != 0 {
-			continue
+		if p.ID == last || t.around[p.ID] || i%t.o.Every == 0 {
+			chosen = append(chosen, p)
+		}
+	}
+	for i, p := range chosen {
+		if i%20 == 0 {
+			t.o.Say("restore, mount and count %d of %d points: %d done", len(chosen), len(points), i)
 		}
 		if err := t.examine(ctx, v, p, last, want); err != nil {
 			return err

@@ -21,16 +21,18 @@ const (
 // hotRun is how many blocks in use lie in one hot stretch: a table or an index.
 const hotRun = 1024
 
-// change turns the copy of day one at c.Day2 into day two.
-func change(ctx context.Context, c *Corpus, rnd *rand.Rand) (err error) {
-	used, empty, err := split(ctx, c.Base)
+// Change changes so many percent of the blocks of an image, as a day does. seed and
+// day decide which.
+func Change(ctx context.Context, path string, percent float64, seed, day uint64) (err error) {
+	used, empty, err := split(ctx, path)
 	if err != nil {
 		return err
 	}
 	if len(used) == 0 || len(empty) == 0 {
 		return errors.New("the disk is full or empty")
 	}
-	f, err := os.OpenFile(c.Day2, os.O_RDWR, 0)
+	rnd := rand.New(rand.NewPCG(seed, day))
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -39,8 +41,8 @@ func change(ctx context.Context, c *Corpus, rnd *rand.Rand) (err error) {
 			err = e
 		}
 	}()
-	d := &day{f: f, rnd: rnd, used: used, changed: map[int64]bool{}, blocks: c.Size / Block}
-	want := int(float64(d.blocks) * c.Percent / 100)
+	d := &changer{f: f, rnd: rnd, used: used, changed: map[int64]bool{}, blocks: int64(len(used) + len(empty))}
+	want := int(float64(d.blocks) * percent / 100)
 	for len(d.changed) < want*clustered/100 {
 		at := used[rnd.IntN(len(used))]
 		if rnd.IntN(100) >= onUsed {
@@ -90,7 +92,7 @@ func split(ctx context.Context, path string) (used, empty []int64, err error) {
 	return used, empty, err
 }
 
-type day struct {
+type changer struct {
 	f       *os.File
 	rnd     *rand.Rand
 	used    []int64
@@ -100,7 +102,7 @@ type day struct {
 
 // one changes a block, if it has not been changed yet. how is 0 to 9: 4 of 10 are
 // edits, 4 are contents that lay elsewhere, 2 are incompressible.
-func (d *day) one(at int64, how int) error {
+func (d *changer) one(at int64, how int) error {
 	if d.changed[at] {
 		return nil
 	}
@@ -133,7 +135,7 @@ func (d *day) one(at int64, how int) error {
 	return nil
 }
 
-func (d *day) noise(p []byte) {
+func (d *changer) noise(p []byte) {
 	for i := 0; i+8 <= len(p); i += 8 {
 		binary.LittleEndian.PutUint64(p[i:], d.rnd.Uint64())
 	}

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/leeward-dr/leeward/bench/rig"
 )
@@ -18,46 +18,64 @@ const Block = 4096
 
 // Options say what to build.
 type Options struct {
-	Size    int64   // bytes of the disk, a multiple of 1 MiB
-	Seed    uint64  // decides which files and which changes
-	Percent float64 // of all blocks that change by day two
+	Size     int64     // bytes of the disk, a multiple of 1 MiB
+	Seed     uint64    // decides which files and which changes
+	Percents []float64 // of all blocks that change: by day two, from then to day three, and so on
 }
 
 // Info says what was built.
 type Info struct {
-	Kind      string           `json:"kind"` // "ext4" or "synthetic"
-	Size      int64            `json:"size"`
-	Seed      uint64           `json:"seed"`
-	Percent   float64          `json:"percent"`
-	NonZero   int64            `json:"nonzero"` // bytes in blocks that are not zero, day one
-	Parts     map[string]int64 `json:"parts"`   // bytes put there, by kind of content
-	SHA256    string           `json:"sha256"`  // of day one
-	DayTwo    string           `json:"sha256_day2"`
-	Changed   int64            `json:"changed"` // blocks that differ on day two
-	ChangedAt []int64          `json:"-"`       // which
+	Kind    string           `json:"kind"` // "ext4" or "synthetic"
+	Size    int64            `json:"size"`
+	Seed    uint64           `json:"seed"`
+	NonZero int64            `json:"nonzero"` // bytes in blocks that are not zero, day one
+	Parts   map[string]int64 `json:"parts"`   // bytes put there, by kind of content
+	SHA256  string           `json:"sha256"`  // of day one
+	Days    []Day            `json:"days"`    // that follow, from day two on
 }
 
-// Corpus is two images of one disk.
+// Day is the disk some time later.
+type Day struct {
+	Percent   float64 `json:"percent"` // of all blocks that were to change since the day before
+	SHA256    string  `json:"sha256"`
+	Changed   int64   `json:"changed"` // blocks that differ from the day before
+	ChangedAt []int64 `json:"-"`       // which
+	Path      string  `json:"-"`
+}
+
+// Corpus is images of one disk.
 type Corpus struct {
 	Info
 	Base string // path of day one
-	Day2 string // path of day two
+}
+
+// Last is the last day.
+func (c *Corpus) Last() Day { return c.Days[len(c.Days)-1] }
+
+// dayPath is where the image of a day lies, which is 2 or more.
+func (c *Corpus) dayPath(day int) string {
+	return filepath.Join(filepath.Dir(c.Base), fmt.Sprintf("day%d.img", day))
+}
+
+// before is the image of the day before that of index i.
+func (c *Corpus) before(i int) string {
+	if i == 0 {
+		return c.Base
+	}
+	return c.Days[i-1].Path
 }
 
 // Load takes a corpus from dir if it is the one that o describes, and builds it
 // there if not.
 func Load(ctx context.Context, dir string, o Options) (*Corpus, error) {
-	c := &Corpus{Base: filepath.Join(dir, "base.img"), Day2: filepath.Join(dir, "day2.img")}
+	c := &Corpus{Base: filepath.Join(dir, "base.img")}
 	meta := filepath.Join(dir, "corpus.json")
 	b, err := os.ReadFile(meta)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read corpus: %w", err)
 	}
-	if err == nil && json.Unmarshal(b, &c.Info) == nil && c.Size == o.Size && c.Seed == o.Seed && c.Percent == o.Percent && c.Kind == kind() {
-		c.ChangedAt, err = differences(ctx, c.Base, c.Day2)
-		if err == nil && int64(len(c.ChangedAt)) == c.Changed {
-			return c, nil
-		}
+	if err == nil && json.Unmarshal(b, &c.Info) == nil && c.is(o) && c.there(ctx) {
+		return c, nil
 	}
 	if err := build(ctx, c, o); err != nil {
 		return nil, err
@@ -66,6 +84,28 @@ func Load(ctx context.Context, dir string, o Options) (*Corpus, error) {
 		return nil, err
 	}
 	return c, os.WriteFile(meta, append(b, '\n'), 0o644)
+}
+
+// is says whether the corpus is the one that o describes.
+func (c *Corpus) is(o Options) bool {
+	var percents []float64
+	for _, d := range c.Days {
+		percents = append(percents, d.Percent)
+	}
+	return c.Size == o.Size && c.Seed == o.Seed && c.Kind == kind() && slices.Equal(percents, o.Percents)
+}
+
+// there says whether the images are there and differ as they should.
+func (c *Corpus) there(ctx context.Context) bool {
+	for i := range c.Days {
+		d := &c.Days[i]
+		d.Path = c.dayPath(i + 2)
+		var err error
+		if d.ChangedAt, err = Differences(ctx, c.before(i), d.Path); err != nil || int64(len(d.ChangedAt)) != d.Changed {
+			return false
+		}
+	}
+	return true
 }
 
 func kind() string {
@@ -79,7 +119,7 @@ func build(ctx context.Context, c *Corpus, o Options) error {
 	if o.Size < 16<<20 || o.Size%(1<<20) != 0 {
 		return fmt.Errorf("corpus of %d bytes: use whole MiB, at least 16", o.Size)
 	}
-	c.Info = Info{Kind: kind(), Size: o.Size, Seed: o.Seed, Percent: o.Percent, Parts: map[string]int64{}}
+	c.Info = Info{Kind: kind(), Size: o.Size, Seed: o.Seed, Parts: map[string]int64{}}
 	if err := os.MkdirAll(filepath.Dir(c.Base), 0o755); err != nil {
 		return fmt.Errorf("make corpus directory: %w", err)
 	}
@@ -94,11 +134,15 @@ func build(ctx context.Context, c *Corpus, o Options) error {
 	if err := fill(ctx, c, src); err != nil {
 		return fmt.Errorf("fill corpus: %w", err)
 	}
-	if _, err := rig.Run(ctx, "cp", "--sparse=always", c.Base, c.Day2); err != nil {
-		return err
-	}
-	if err := change(ctx, c, rand.New(rand.NewPCG(o.Seed, 2))); err != nil {
-		return fmt.Errorf("make day two: %w", err)
+	for i, p := range o.Percents {
+		d := Day{Percent: p, Path: c.dayPath(i + 2)}
+		if _, err := rig.Run(ctx, "cp", "--sparse=always", c.before(i), d.Path); err != nil {
+			return err
+		}
+		if err := Change(ctx, d.Path, p, o.Seed, uint64(i)+2); err != nil {
+			return fmt.Errorf("make day %d: %w", i+2, err)
+		}
+		c.Days = append(c.Days, d)
 	}
 	return c.measure(ctx)
 }
@@ -109,13 +153,21 @@ func (c *Corpus) measure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	day2, err := rig.FileImage(ctx, c.Day2)
-	if err != nil {
-		return err
+	c.SHA256 = fmt.Sprintf("%x", base.SHA256)
+	for i := range c.Days {
+		d := &c.Days[i]
+		m, err := rig.FileImage(ctx, d.Path)
+		if err != nil {
+			return err
+		}
+		d.SHA256 = fmt.Sprintf("%x", m.SHA256)
+		if d.ChangedAt, err = Differences(ctx, c.before(i), d.Path); err != nil {
+			return err
+		}
+		d.Changed = int64(len(d.ChangedAt))
 	}
-	c.SHA256, c.DayTwo = fmt.Sprintf("%x", base.SHA256), fmt.Sprintf("%x", day2.SHA256)
 	c.NonZero = 0
-	err = rig.ReadCached(ctx, c.Base, func(_ int64, p []byte) error {
+	return rig.ReadCached(ctx, c.Base, func(_ int64, p []byte) error {
 		for ; len(p) > 0; p = p[min(Block, len(p)):] {
 			if !zero(p[:min(Block, len(p))]) {
 				c.NonZero += Block
@@ -123,16 +175,10 @@ func (c *Corpus) measure(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	c.ChangedAt, err = differences(ctx, c.Base, c.Day2)
-	c.Changed = int64(len(c.ChangedAt))
-	return err
 }
 
-// differences lists the blocks in which two files of the same size differ.
-func differences(ctx context.Context, a, b string) (at []int64, err error) {
+// Differences lists the blocks in which two files of the same size differ.
+func Differences(ctx context.Context, a, b string) (at []int64, err error) {
 	g, err := os.Open(b)
 	if err != nil {
 		return nil, err

@@ -8,27 +8,29 @@ import (
 )
 
 func TestCorpus(t *testing.T) {
-	o := Options{Size: 64 << 20, Seed: 3, Percent: 1}
+	o := Options{Size: 48 << 20, Seed: 3, Percents: []float64{1, 5}}
 	dir := filepath.Join(t.TempDir(), "c")
 	c, err := Load(context.Background(), dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%+v", c.Parts)
-	if want := float64(o.Size/Block) / 100; math.Abs(float64(c.Changed)-want) > want/20 {
-		t.Errorf("%d blocks changed, want about %.0f", c.Changed, want)
+	for i, d := range c.Days {
+		if want := float64(o.Size/Block) * o.Percents[i] / 100; math.Abs(float64(d.Changed)-want) > want/20 {
+			t.Errorf("%d blocks changed by %g %%, want about %.0f", d.Changed, d.Percent, want)
+		}
 	}
 	if share := float64(c.NonZero) / float64(c.Size); share < 0.45 || share > 0.85 {
 		t.Errorf("%.2f of the disk is not zero, want about 0.64", share)
 	}
-	if c.SHA256 == c.DayTwo {
-		t.Error("both days are the same")
+	if c.SHA256 == c.Days[0].SHA256 || c.Days[0].SHA256 == c.Days[1].SHA256 {
+		t.Error("two days are the same")
 	}
 	again, err := Load(context.Background(), dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again.SHA256 != c.SHA256 || len(again.ChangedAt) != len(c.ChangedAt) {
+	if again.SHA256 != c.SHA256 || len(again.Last().ChangedAt) != len(c.Last().ChangedAt) {
 		t.Error("a corpus that is there was built again")
 	}
 }
@@ -39,7 +41,6 @@ func TestPlain(t *testing.T) {
 	var first string
 	for range 2 {
 		c := &Corpus{Base: filepath.Join(t.TempDir(), "base.img")}
-		c.Day2 = c.Base
 		c.Info = Info{Size: 32 << 20, Parts: map[string]int64{}}
 		if err := sparse(c.Base, c.Size); err != nil {
 			t.Fatal(err)

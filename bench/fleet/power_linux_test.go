@@ -26,8 +26,8 @@ import (
 
 // TestMain lets this binary be the agent's freeze guard, and run a fleet.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == childWord {
-		os.Exit(child(os.Args[2]))
+	if len(os.Args) == 3 && (os.Args[1] == childWord || os.Args[1] == rescueWord) {
+		os.Exit(child(os.Args[1], os.Args[2]))
 	}
 	if len(os.Args) == 2 && os.Args[1] == "guard" {
 		os.Exit(quiesce.GuardMain())

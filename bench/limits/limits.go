@@ -34,6 +34,7 @@ const (
 	Zstd      = "zstd"
 	AESGCM    = "aes-256-gcm"
 	SHA256    = "sha-256"
+	Sums      = "block sums"
 	JetStream = "jetstream"
 )
 

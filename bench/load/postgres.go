@@ -1,6 +1,7 @@
 package load
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -84,6 +85,59 @@ func (s *Postgres) as(program string, args ...string) []string {
 // Bench starts pgbench with so many clients. It writes until it is killed.
 func (s *Postgres) Bench(r *rig.Rig, clients int) (*rig.Process, error) {
 	return r.Start(rig.Command{Name: "pgbench", Dir: "/", Argv: s.as("pgbench", "-n", "-c", fmt.Sprint(clients), "-T", "86400", "-h", s.socket, "postgres")})
+}
+
+// Benched is what pgbench found.
+type Benched struct {
+	TPS     float64
+	Commits []time.Time // when each transaction was over
+}
+
+// Measure runs pgbench for some time. name is that of its log.
+func (s *Postgres) Measure(ctx context.Context, r *rig.Rig, name string, clients int, d time.Duration) (*Benched, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, d+2*time.Minute, errors.New("pgbench does not end"))
+	defer cancel()
+	log := filepath.Join(s.socket, name)
+	_, err := rig.Run(ctx, s.as("pgbench", "-n", "-c", fmt.Sprint(clients), "-T", fmt.Sprint(int(d.Seconds())), "-l", "--log-prefix="+log, "-h", s.socket, "postgres")...)
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(log + ".*")
+	if err != nil {
+		return nil, err
+	}
+	b := &Benched{}
+	for _, f := range files {
+		if err := b.read(f); err != nil {
+			return nil, fmt.Errorf("log of pgbench: %w", err)
+		}
+		if err := os.Remove(f); err != nil {
+			return nil, err
+		}
+	}
+	if len(b.Commits) == 0 {
+		return nil, errors.New("pgbench committed nothing")
+	}
+	b.TPS = float64(len(b.Commits)) / d.Seconds()
+	return b, nil
+}
+
+// read reads a log: client, number, microseconds it took, script, and when it was over as
+// seconds and microseconds.
+func (b *Benched) read(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var client, n, took, script, sec, micro int64
+		if _, err := fmt.Sscan(s.Text(), &client, &n, &took, &script, &sec, &micro); err != nil {
+			return fmt.Errorf("%q: %w", s.Text(), err)
+		}
+		b.Commits = append(b.Commits, time.Unix(sec, micro*1000))
+	}
+	return nil
 }
 
 // Stop ends the server; its clients must have ended.

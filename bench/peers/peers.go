@@ -17,7 +17,9 @@ import (
 )
 
 // Tool is a peer with a repository of its own. Its methods are called in this
-// order: Init, Backup of day one, Backup of day two, Restore, First.
+// order: Init, with the image of day one at Source, Backup of day one, of day two and
+// so on, Restore, First. One that is a Follower hears of the changes between the days,
+// and one that is an io.Closer is closed in the end.
 type Tool interface {
 	// Name is how the tool is called in tables.
 	Name() string
@@ -29,13 +31,19 @@ type Tool interface {
 	Encrypted() bool
 	// Init makes an empty repository.
 	Init(ctx context.Context) error
-	// Backup stores the disk image at Source, as day 1 or 2.
+	// Backup stores the disk image at Source, as day 1, 2 and so on.
 	Backup(ctx context.Context, day int) (rig.Usage, error)
 	// Restore writes the newest state to a new raw file and returns its path.
 	Restore(ctx context.Context) (rig.Usage, string, error)
 	// First starts the tool and reads 4 KiB of the newest state, at off if the tool can,
 	// and returns them with the offset they come from and how long it took.
 	First(ctx context.Context, off int64) (b []byte, at int64, took time.Duration, err error)
+}
+
+// Follower is a tool that has a disk of its own and sees what is written to it.
+type Follower interface {
+	// Change copies blocks, of rig.Block bytes, of an image to the disk.
+	Change(ctx context.Context, image string, blocks []int64) error
 }
 
 // Place is where a tool works.
@@ -47,7 +55,7 @@ type Place struct {
 // All lists every peer that this package can drive, in a fixed order.
 func All(p Place) []Tool {
 	in := func(name string) Place { return Place{filepath.Join(p.Dir, name), p.Source} }
-	return []Tool{restic{in("restic")}, borg{in("borg")}, qemu{in("qemu-img")}}
+	return []Tool{restic{in("restic")}, borg{in("borg")}, qemu{in("qemu-img")}, &bitmap{qemu: qemu{in("qemu-bitmap")}}}
 }
 
 func (p Place) repo() string { return filepath.Join(p.Dir, "repo") }

@@ -36,14 +36,14 @@ func (t qemu) Backup(ctx context.Context, day int) (rig.Usage, error) {
 	if day == 1 {
 		return t.measure(ctx, "qemu-img convert", nil, append(pack, "-f", "raw", t.Source, t.image(1))...)
 	}
-	// An overlay that names the new image as its backing file is rebased onto day 1:
+	// An overlay that names the new image as its backing file is rebased onto the day before:
 	// qemu-img reads and compares both and keeps what differs. Then it is packed.
 	tmp := filepath.Join(t.Dir, "overlay.qcow2")
 	var all rig.Usage
 	for _, argv := range [][]string{
 		{"qemu-img", "create", "-q", "-f", "qcow2", "-b", t.Source, "-F", "raw", tmp},
-		{"qemu-img", "rebase", "-f", "qcow2", "-b", t.image(1), "-F", "qcow2", tmp},
-		append(pack, "-f", "qcow2", "-B", t.image(1), "-F", "qcow2", tmp, t.image(day)),
+		{"qemu-img", "rebase", "-f", "qcow2", "-b", t.image(day - 1), "-F", "qcow2", tmp},
+		append(pack, "-f", "qcow2", "-B", t.image(day-1), "-F", "qcow2", tmp, t.image(day)),
 	} {
 		u, err := t.measure(ctx, strings.Join(argv[:2], " "), nil, argv...)
 		if err != nil {
@@ -55,10 +55,13 @@ func (t qemu) Backup(ctx context.Context, day int) (rig.Usage, error) {
 }
 
 func (t qemu) newest() string {
-	if _, err := os.Stat(t.image(2)); err == nil {
-		return t.image(2)
+	day := 1
+	for {
+		if _, err := os.Stat(t.image(day + 1)); err != nil {
+			return t.image(day)
+		}
+		day++
 	}
-	return t.image(1)
 }
 
 func (t qemu) Restore(ctx context.Context) (rig.Usage, string, error) {

@@ -25,6 +25,25 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
+// The ranks are those of tables of the sign test.
+func TestMedianInterval(t *testing.T) {
+	for _, c := range []struct {
+		n         int
+		low, high float64
+	}{{1, 1, 1}, {5, 1, 5}, {6, 1, 6}, {10, 2, 9}, {20, 6, 15}, {50, 18, 33}} {
+		var x []float64
+		for i := c.n; i > 0; i-- {
+			x = append(x, float64(i))
+		}
+		if low, high := MedianInterval(x); low != c.low || high != c.high {
+			t.Errorf("of %d: %v to %v, want %v to %v", c.n, low, high, c.low, c.high)
+		}
+	}
+	if low, high := MedianInterval(nil); !math.IsNaN(low) || !math.IsNaN(high) {
+		t.Errorf("of nothing: %v to %v", low, high)
+	}
+}
+
 func TestResults(t *testing.T) {
 	r := &Results{Schema: "leeward.bench.v1", Time: time.Unix(0, 0), Samples: []Sample{
 		{Tool: "slow", Step: "initial", Wall: 3}, {Tool: "fast", Step: "initial", Wall: 1}, {Tool: "fast", Step: "initial", Wall: 2},

@@ -57,3 +57,26 @@ func Line(x, y []float64) (slope, fit float64) {
 	}
 	return xy / xx, xy * xy / xx / yy
 }
+
+// MedianInterval is within what the median of where x came from lies 95 of 100 times,
+// whatever its distribution: by the ranks of the binomial distribution (Conover,
+// Practical Nonparametric Statistics). It is the whole of x where x has fewer than six.
+func MedianInterval(x []float64) (low, high float64) {
+	if len(x) == 0 {
+		return math.NaN(), math.NaN()
+	}
+	s := slices.Sorted(slices.Values(x))
+	n := len(s)
+	// p is the chance that at most k of n lie below the median; the k-th from either
+	// end is outside of the interval while that is under 2.5 %.
+	k, p := 0, math.Pow(0.5, float64(n))
+	for term := p; k < n/2; {
+		term *= float64(n-k) / float64(k+1)
+		if p+term > 0.025 {
+			break
+		}
+		p += term
+		k++
+	}
+	return s[k], s[n-1-k]
+}

@@ -43,6 +43,7 @@ func New(parent string, log *slog.Logger) (*Rig, error) {
 		}
 		return os.RemoveAll(dir)
 	})
+	r.Defer("end the machines that are left", func() error { return endKept(dir) })
 	return r, nil
 }
 

@@ -13,12 +13,13 @@ import (
 const maxProfile = 256 << 20
 
 // errProfile means that bytes are no profile of Go's runtime.
-var errProfile = errors.New("this is no CPU profile")
+var errProfile = errors.New("this is no profile of time or memory")
 
-// sample is one stack and the processor time it was seen using.
+// sample is one stack and what it was seen using: nanoseconds of processor time or of
+// waiting, or bytes allocated.
 type sample struct {
 	stack []uint64 // locations, the leaf first
-	nanos int64
+	value int64
 }
 
 // profile is as much of a pprof profile as is needed here.
@@ -121,11 +122,13 @@ func (p *profile) sample(b []byte) error {
 		}
 		return err
 	})
-	if err == nil && len(values) != 2 { // samples, nanoseconds
+	// Samples or events, and nanoseconds; of memory: objects and bytes ever, objects and
+	// bytes now.
+	if err == nil && len(values) != 2 && len(values) != 4 {
 		err = errProfile
 	}
 	if err == nil {
-		s.nanos = int64(values[1])
+		s.value = int64(values[1])
 		p.samples = append(p.samples, s)
 	}
 	return err

@@ -32,7 +32,7 @@ const (
 // of its stack, from the leaf upwards, that a prefix fits.
 var way = []stage{
 	{"agent: read the disk", []string{ours + "agent/disk."}},
-	{"agent: sums of blocks", []string{ours + "agent/capture/scan.", ours + "streams/wire.SumOf"}},
+	{"agent: sums of blocks", []string{ours + "agent/capture/scan.", ours + "streams/sums."}},
 	{"agent: pack and compress", []string{ours + "producers/blocks.(*Publisher).pack", ours + "producers/blocks.(*Builder)"}},
 	{"wire: encode", []string{ours + "streams/wire.Encode"}},
 	{"wire: hash of links", []string{ours + "streams/wire.HashOf", ours + "streams/wire.LinkHash"}},
@@ -61,7 +61,7 @@ func Of(profiled []byte) ([]Use, error) {
 	}
 	used := map[string]time.Duration{}
 	for _, s := range p.samples {
-		used[stageOf(p.names(s))] += time.Duration(s.nanos)
+		used[stageOf(p.names(s))] += time.Duration(s.value)
 	}
 	var all []Use
 	for _, w := range way {
@@ -96,7 +96,7 @@ func Top(profiled []byte, n int) ([]Use, error) {
 	used := map[string]time.Duration{}
 	for _, s := range p.samples {
 		if names := p.names(s); len(names) > 0 {
-			used[names[0]] += time.Duration(s.nanos)
+			used[names[0]] += time.Duration(s.value)
 		}
 	}
 	var all []Use
@@ -107,4 +107,61 @@ func Top(profiled []byte, n int) ([]Use, error) {
 		return cmp.Or(cmp.Compare(b.CPU, a.CPU), cmp.Compare(a.Stage, b.Stage))
 	})
 	return all[:min(n, len(all))], nil
+}
+
+// Count is how much of anything a function used.
+type Count struct {
+	Function string `json:"function"`
+	Value    int64  `json:"value"` // nanoseconds, or bytes
+}
+
+// Since reads a profile of any kind and lists who used most of what is not in an earlier
+// one, which may be nil: each sample belongs to the first function of its stack, from the
+// leaf upwards, that is ours or NATS's, so that the copying, locking and waiting of the
+// runtime has the name of who asked for it.
+func Since(profiled, before []byte, n int) (who []Count, err error) {
+	used := map[string]int64{}
+	if before != nil {
+		if err := addUp(before, used, -1); err != nil {
+			return nil, err
+		}
+	}
+	if err := addUp(profiled, used, 1); err != nil {
+		return nil, err
+	}
+	for name, v := range used {
+		if v > 0 {
+			who = append(who, Count{name, v})
+		}
+	}
+	slices.SortFunc(who, func(a, b Count) int {
+		return cmp.Or(cmp.Compare(b.Value, a.Value), cmp.Compare(a.Function, b.Function))
+	})
+	return who[:min(n, len(who))], nil
+}
+
+// addUp adds what a profile says to what everybody used, so many times.
+func addUp(profiled []byte, used map[string]int64, times int64) error {
+	p, err := decode(profiled)
+	if err != nil {
+		return err
+	}
+	for _, s := range p.samples {
+		name := Rest
+		for _, f := range p.names(s) {
+			if short, ok := strings.CutPrefix(f, ours); ok {
+				name = short
+			} else if short, ok := strings.CutPrefix(f, server); ok {
+				name = "nats-server." + short
+			} else if strings.HasPrefix(f, client) {
+				name = strings.TrimPrefix(f, "github.com/nats-io/")
+			} else {
+				continue
+			}
+			break
+		}
+		name, _, _ = strings.Cut(name, "[go.shape")
+		used[name] += times * s.value
+	}
+	return nil
 }
