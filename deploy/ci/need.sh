@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a group of targets needs and that are missing, and
-# for the tests Azurite from npm.
+# for the tests Azurite from npm and promtool out of Debian's package of Prometheus.
 #
 #	need.sh GROUP...     GROUP: test, race, demo, bench, package
 #
@@ -36,6 +36,7 @@ test,demo       ; ovmf                 ; /usr/share/OVMF/OVMF_CODE_4M.fd        
 test,demo       ; libnbd-bin           ; nbdinfo                                ; checking the NBD server with another client
 test,package    ; systemd              ; systemd-analyze                        ; checking the systemd units
 package         ; debootstrap          ; debootstrap                            ; fresh hosts for the first day
+package         ; qemu-user            ; qemu-aarch64                           ; running what is built for arm64
 package         ; rpm                  ; rpm                                    ; installing the rpm packages
 test,package    ; iproute2             ; ip                                     ; bridges of a test, a root to install packages into
 test,package    ; procps               ; pgrep                                  ; seeing that an install starts nothing
@@ -44,6 +45,7 @@ race            ; libc6-dev            ; /usr/include/stdlib.h                  
 test,demo,bench ; postgresql           ; /usr/lib/postgresql/*/bin/postgres     ; the database
 test            ; mariadb-server-core  ; mariadbd                               ; points of MariaDB
 test            ; mariadb-client-core  ; mariadb                                ; points of MariaDB
+test            ; lvm2                 ; lvcreate                               ; logical volumes as LVM makes them
 test            ; libvirt0             ; /usr/share/libvirt/schemas/domain.rng  ; checking what is written for libvirt
 test            ; libxml2-utils        ; xmllint                                ; checking what is written for libvirt
 test            ; chromium-headless-shell ; chromium-headless-shell             ; clicking through the console in a browser
@@ -54,6 +56,11 @@ demo,bench      ; postgresql-contrib   ; /usr/lib/postgresql/*/bin/pgbench      
 test,bench      ; fio                  ; fio                                    ; the load on the disk
 demo            ; jq                   ; jq                                     ; reading what the CLI says
 bench           ; restic               ; restic                                 ; the comparison
+bench           ; borgbackup           ; borg                                   ; the comparison
+bench           ; qemu-system-common   ; qemu-storage-daemon                    ; the comparison with dirty bitmaps
+bench           ; rsync                ; rsync                                  ; plain copies in the comparison
+bench           ; zstd                 ; zstd                                   ; plain copies in the comparison
+bench           ; openssl              ; openssl                                ; plain copies in the comparison
 '
 
 static_busybox() { command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
@@ -80,6 +87,30 @@ install_azurite() { # one at a time; a folder that is there is whole
 		cat "$fresh/npm.log" >&2
 		echo "need.sh: npm cannot install Azurite: the tests of the Azure store will not run" >&2
 	) 9>"${azurite_home%/*}/azurite.lock"
+}
+
+# Promtool checks our alerts. Debian's package of it would also start a server, so it is
+# only unpacked, and the tool put where the tests look for it.
+promtool=${XDG_CACHE_HOME:-$HOME/.cache}/leeward/promtool
+install_promtool() {
+	! command -v promtool >/dev/null && [ ! -e "$promtool" ] || return 0
+	command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { echo "need.sh: no promtool: whether the alerts fire will not be seen" >&2; return 0; }
+	mkdir -p "${promtool%/*}"
+	(
+		flock -w 600 9
+		[ ! -e "$promtool" ] || exit 0
+		echo "need.sh: taking promtool out of Debian's package prometheus" >&2
+		fresh=$(mktemp -d "$promtool.XXXXXX")
+		trap 'rm -rf "$fresh"' EXIT
+		cd "$fresh"
+		for try in 1 2 3; do
+			! { timeout 300 apt-get -qq download prometheus && dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool "$promtool"; } >>log 2>&1 || exit 0
+			sleep $((try * 5))
+			[ "$(id -u)" != 0 ] || timeout 300 apt-get -qq -o DPkg::Lock::Timeout=120 update >>log 2>&1 || true
+		done
+		cat log >&2
+		echo "need.sh: no promtool can be had: whether the alerts fire will not be seen" >&2
+	) 9>"$promtool.lock"
 }
 
 present() { # present COMMAND|PATH|FUNCTION; a path may hold a '*'
@@ -113,9 +144,11 @@ for group in "$@"; do
 	esac
 	look "$group"
 done
-case " $* " in *" test "*) azurite=1 ;; *) azurite=0 ;; esac
-finish() { [ "$azurite" = 0 ] || install_azurite; }
-[ ${#missing[@]} -gt 0 ] || { finish; exit 0; }
+finish() { # what no package manager installs
+	case " $* " in *" test "*) install_azurite ;; esac
+	case " $* " in *" test "* | *" package "*) install_promtool ;; esac
+}
+[ ${#missing[@]} -gt 0 ] || { finish "$@"; exit 0; }
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 	{
@@ -123,7 +156,7 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 		printf '%s\n' "${why[@]}"
 		echo "Install them with: apt-get install --no-install-recommends ${missing[*]}"
 	} >&2
-	finish
+	finish "$@"
 	exit "$needed"
 fi
 
@@ -157,4 +190,4 @@ if [ ${#missing[@]} -gt 0 ]; then
 	printf '%s\n' "${why[@]}" >&2
 	exit 1
 fi
-finish
+finish "$@"

@@ -1,13 +1,30 @@
 #!/usr/bin/env bash
 # Installs, uses, upgrades, removes and purges what deploy/ci/package.sh has built, in
 # a throw-away copy-on-write view of this machine's root with its own mounts,
-# processes and network. What is left at the end is compared with what was before.
+# processes and network. What is left at the end is compared with what was before. What is
+# built for other processors is run by QEMU, as far as a program alone can be.
 #
 #	try-packages.sh [DIST]
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 cd "$(dirname "$0")/../.."
 fail() { echo "try-packages: $*" >&2; exit 1; }
+
+emulated() { # emulated ARCH EMULATOR: the programs in that architecture's packages run
+	local debs=("$dist"/leeward_*_"$1".deb "$dist"/leeward-agent_*_"$1".deb) d
+	[ -e "${debs[0]}" ] && [ -e "${debs[1]}" ] || { echo "try-packages: nothing was built for $1"; return 0; }
+	command -v "$2" >/dev/null || fail "needs $2: deploy/ci/need.sh package"
+	for d in "${debs[@]}"; do dpkg-deb -x "$d" "$top/$1"; done
+	run() { timeout 120 "$2" "$top/$1/usr/bin/$3" "${@:4}" >"$top/said" 2>&1 || { cat "$top/said" >&2; fail "$3 ${*:4} of $1 does not run"; }; }
+	run "$1" "$2" leeward version
+	grep -q "$1" "$top/said" || fail "leeward of $1 says it is $(cat "$top/said")"
+	run "$1" "$2" leeward config check --dir "$top/$1/dir"
+	run "$1" "$2" leeward vault init --vault "dir://$top/$1/vault" --key-file "$top/$1/key"
+	run "$1" "$2" leeward vault check --vault "dir://$top/$1/vault" --key-file "$top/$1/key"
+	run "$1" "$2" leeward-agent version
+	run "$1" "$2" leeward-agent run --help
+	echo "the programs for $1 run"
+}
 
 if [ "${1-}" != inside ]; then
 	dist=$(realpath "${1:-dist}")
@@ -17,6 +34,10 @@ if [ "${1-}" != inside ]; then
 	done
 	top=$(mktemp -d)
 	trap 'rm -rf "$top"' EXIT
+	case $(dpkg --print-architecture) in
+	amd64) emulated arm64 qemu-aarch64 ;;
+	arm64) emulated amd64 qemu-x86_64 ;;
+	esac
 	timeout --kill-after=10 300 unshare --mount --pid --fork --kill-child --net --ipc --uts --propagation private \
 		"$0" inside "$dist" "$top"
 	exit

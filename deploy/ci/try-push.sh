@@ -5,8 +5,11 @@
 # TLS, by its unit. What is left on the first at the end is compared with what was there
 # before, and the machine is brought up from the vault by the second.
 #
-#	try-push.sh BIN      BIN holds leeward, leeward-agent, new/leeward-agent of another
-#	                     version and broken/leeward-agent that does not stay up
+#	try-push.sh BIN [DRIVER OUT]
+#
+# BIN holds leeward, leeward-agent, new/leeward-agent of another version and
+# broken/leeward-agent that does not stay up. DRIVER is a program that does the same with a
+# browser in the console (the root's tests); what commands print as JSON is left in OUT.
 . "$(dirname "$(realpath "$0")")/hosts.sh"
 
 outside() {
@@ -20,11 +23,11 @@ outside() {
 	boot=$(losetup --find --show "$dir/boot.img")
 	# shellcheck disable=SC2064 # as they are now
 	trap "losetup -d $loop $boot; rm -rf $dir" EXIT
-	hosts_enter inside "$bin" "$loop" "$boot"
+	hosts_enter inside "$bin" "$loop" "$boot" "${@:2}"
 }
 
-[ "${HOSTS_INSIDE-}" = inside ] || { outside "$1"; exit; }
-bin=$1 loop=$2 boot=$3
+[ "${HOSTS_INSIDE-}" = inside ] || { outside "$@"; exit; }
+bin=$1 loop=$2 boot=$3 driver=${4-} out=${5-}
 hosts_inside
 host_up webserver 10.77.0.1 /
 root=$top/webserver/root
@@ -129,5 +132,24 @@ step "uninstalled, nothing left"
 
 # As root by key, and again: a host that was protected before can be once more.
 try 0 "installed" install root@10.77.0.1:2222 "${known[@]}" --identity /run/try/keys/user --disk "$loop=data" --manage https://10.77.0.2:443 -o json
-try 0 "uninstalled" uninstall root@10.77.0.1:2222 "${known[@]}" --identity /run/try/keys/user -o yaml
+document() { [ -z "$out" ] || sed -n '/^{/,/^}/p' "$said" >"$out/$1.json"; } # without what is said on the way
+document install
+try 0 "uninstalled" uninstall root@10.77.0.1:2222 "${known[@]}" --identity /run/try/keys/user -o json
+document uninstall
+try 3 "1 of 2 hosts" uninstall root@10.77.0.1:2222 root@10.77.0.9:2222 "${known[@]}" --identity /run/try/keys/user --connect-time 1s -o json
+document partial
 step "installed again by key, and removed"
+[ -n "$driver" ] || exit 0
+
+# The same with a browser, by clicking.
+export TRY_LOGIN TRY_PASSWORD=$word TRY_KEY=$top/keys/user TRY_PRINT=$print TRY_DISK=$boot=boot TRY_VIEWER
+TRY_LOGIN=$(leeward console login --role admin --url https://10.77.0.2)
+TRY_VIEWER=$(leeward console login --role operator --url https://10.77.0.2)
+"$driver" -test.run '^TestPushInTheConsole$' -test.v -test.timeout 5m || fail "the browser's way"
+host_files webserver | diff "$top/before" - || fail "the console's uninstall left something"
+! grep -rqF -e "$word" "$lee" "$root/var/log" "$root/etc" "$root/run" "$dr/var/log" --exclude-dir=keys || fail "the password is in a file"
+! grep -rqF -e "$(sed -n 4p "$top/keys/user")" "$lee" "$root/var/log" "$root/etc" "$root/run" "$dr/var/log" --exclude-dir=keys || fail "the private key is in a file"
+! on dr journalctl -q | grep -qF -e "$word" || fail "the password is in the journal"
+leeward audit ls -o json | grep -q '"agent-push"' || fail "the audit trail does not tell of the console's push"
+! leeward audit ls -o json | grep -qF -e "$word" || fail "the password is in the audit trail"
+step "installed, upgraded and removed by clicking"

@@ -139,6 +139,8 @@ wait_points() {
 	done
 }
 
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
 # crash_source ends everything on the protected server without a goodbye.
 crash_source() {
 	local pids=("$AGENT" $(pgrep -P "$(head -1 "$MNT/pg/postmaster.pid")" || true) "$(head -1 "$MNT/pg/postmaster.pid")")
@@ -147,6 +149,9 @@ crash_source() {
 	wait "$AGENT" 2>/dev/null || true
 	AGENT=
 	local p
+	# One that still ends, because it waits for its disk, keeps a PostgreSQL of the copy from
+	# starting: it finds the same process id in the copy's postmaster.pid.
+	for p in "${pids[@]}"; do until_ok 30 gone "$p" || die "process $p does not end"; done
 	for p in "${OWNED[@]}"; do
 		kill "$p" 2>/dev/null || true
 		wait "$p" 2>/dev/null || true

@@ -3,6 +3,7 @@
 #
 #   make-bootable.sh mbr  OUT [--size MIB] [--uuid UUID]
 #   make-bootable.sh tiny OUT [--size MIB] [--uuid UUID] [--kernel generic|cloud] [--hw any|sata] [--no-efi]
+#   make-bootable.sh debian OUT [--size MIB] [--uuid UUID] [--no-efi]
 #
 # mbr   One sector of code, no operating system, 1 MiB. Each boot says on COM1
 #           HEARTBEAT marker=UUID boot=N write=ok
@@ -17,6 +18,11 @@
 #       serves / over HTTP on port 8080, and appends "boot=N seq=I t=UNIX" to
 #       /var/lib/heartbeat/log each second, synced.
 #
+# debian  A Debian server with systemd and its own initramfs, 2 GiB, root needed: says
+#           HEARTBEAT boot=N up=SECONDS root=DEVICE mark=TEXT
+#       where TEXT stands in sector 1500 of the disk, before the first partition's data.
+#       Its root is made by debootstrap and kept in the cache.
+#
 # --kernel  generic (default): drivers for physical machines too (AHCI, e1000e);
 #           cloud: smaller, only virtual machines' drivers.
 # --hw      sata: an initramfs with no driver but those for SATA and IDE, like that
@@ -24,7 +30,7 @@
 #           loader call the root /dev/sdaN, and no console is on ttyS0. What its
 #           initramfs loads is named in conf/modules, as in one of Debian's.
 #
-# Needs no root, no loop device and no mount. Unpacked kernels are kept in
+# mbr and tiny need no root; none needs a loop device or a mount. Unpacked kernels are kept in
 # ${XDG_CACHE_HOME:-~/.cache}/leeward. OUT appears only when it is complete.
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
@@ -160,6 +166,7 @@ ASM
 # The checksums are what ext4 and sd_mod ask the kernel's crypto layer for by name.
 boot_drivers='crc32c_generic crct10dif_generic ata_piix ahci sd_mod ext4'
 all_drivers='virtio_pci virtio_blk virtio_scsi nvme hv_storvsc'
+helper_drivers='dm_mod md_mod raid0 raid1 raid10 raid456' # for tests that look into images with this kernel
 later_drivers='button evdev af_packet e1000e virtio_net hv_netvsc hv_utils'
 
 # kernel: sets $kver and $kdir, a directory with vmlinuz and lib/modules/$kver.
@@ -173,14 +180,14 @@ kernel() {
 	package=$(apt-cache depends "$meta" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
 	[ -n "$package" ] || fail "no package behind $meta: apt-get update"
 	kver=${package#linux-image-}
-	kdir=$cache/kernel-$kver
+	kdir=$cache/kernel-md-$kver
 	[ ! -d "$kdir" ] || return 0
 	mkdir -p "$tmp/deb" "$cache"
 	unpacked=$(mktemp -d "$cache/unpack.XXXXXX")
 	(cd "$tmp/deb" && apt-get download -q "$package" >log 2>&1) || fail "apt-get download $package: $(tail -n 1 "$tmp/deb/log")"
 	dpkg-deb --fsys-tarfile "$tmp"/deb/*.deb | tar -x -C "$tmp/deb" ./boot ./lib/modules
 	depmod -b "$tmp/deb" "$kver"
-	modules "$tmp/deb" "$unpacked" $boot_drivers $all_drivers $later_drivers
+	modules "$tmp/deb" "$unpacked" $boot_drivers $all_drivers $later_drivers $helper_drivers
 	cp "$tmp/deb/boot/vmlinuz-$kver" "$unpacked/vmlinuz"
 	# Two builds at once: the first wins, and both leave the same thing.
 	mv -T "$unpacked" "$kdir" 2>/dev/null || [ -d "$kdir" ]
@@ -328,6 +335,76 @@ SH
 	script "$dir/etc/acpi/PWRF/00000080" <<<poweroff
 }
 
+# ---- debian ----------------------------------------------------------------------------
+debian_tree() { # sets $tree, a Debian as debootstrap makes it
+	local mirror
+	tree=$cache/debian-server-1
+	[ ! -d "$tree" ] || return 0
+	[ "$(id -u)" = 0 ] || fail "debian: run as root"
+	need debootstrap debootstrap
+	mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -1)
+	rm -rf "$tree.new"
+	mkdir -p "$cache"
+	debootstrap --variant=minbase --include=systemd-sysv,udev,dbus,kmod,iproute2,initramfs-tools,lvm2,linux-image-amd64 \
+		bookworm "$tree.new" "${mirror:-http://deb.debian.org/debian}" >"$tree.log" 2>&1 || fail "debootstrap: $(tail -n 3 "$tree.log")"
+	rm -rf "$tree.new"/var/cache/apt/archives/*.deb "$tree.new"/var/lib/apt/lists/*
+	mv -T "$tree.new" "$tree"
+}
+
+debian_root() { # debian_root DIR ROOT: a copy of it as a machine
+	local dir=$1 kver unit=etc/systemd/system/heartbeat.service
+	cp -a "$tree" "$dir"
+	kver=$(basename "$(echo "$dir"/boot/vmlinuz-*)")
+	kver=${kver#vmlinuz-}
+	[ -s "$dir/boot/initrd.img-$kver" ] || fail "debootstrap left no initramfs for $kver: remove $tree"
+	echo debian >"$dir/etc/hostname"
+	echo "$2 / ext4 errors=remount-ro 0 1" >"$dir/etc/fstab"
+	mkdir -p "$dir/boot/grub" "$dir/var/lib/heartbeat"
+	cat >"$dir/boot/grub/grub.cfg" <<CFG
+serial --unit=0 --speed=115200
+terminal_output serial
+linux /boot/vmlinuz-$kver root=$2 ro console=tty0 console=ttyS0,115200 quiet nokaslr mitigations=off no_timer_check random.trust_cpu=on
+initrd /boot/initrd.img-$kver
+boot
+CFG
+	script "$dir/usr/local/sbin/heartbeat" <<'SH'
+cd /var/lib/heartbeat || exit 1
+n=$(($(cat boots 2>/dev/null) + 1))
+echo $n >boots
+sync
+root=$(findmnt -no SOURCE /)
+disk=/dev/$(lsblk -sno NAME,TYPE -r "$root" | awk '$2 == "disk" { print $1; exit }')
+mark=$(dd if="$disk" bs=512 skip=1500 count=1 2>/dev/null | tr -d '\0' | head -n 1)
+read -r up rest </proc/uptime
+echo "HEARTBEAT boot=$n up=$up root=$root mark=$mark" >/dev/ttyS0
+while :; do
+	i=$((i + 1))
+	echo "boot=$n seq=$i t=$(date +%s)" >>log
+	sync
+	sleep 1
+done
+SH
+	cat >"$dir/$unit" <<'UNIT'
+[Unit]
+Description=Says that this machine lives
+[Service]
+ExecStart=/usr/local/sbin/heartbeat
+[Install]
+WantedBy=multi-user.target
+UNIT
+	mkdir -p "$dir/etc/systemd/system/multi-user.target.wants"
+	ln -s "/$unit" "$dir/etc/systemd/system/multi-user.target.wants/heartbeat.service"
+	: >"$dir/etc/machine-id"
+}
+
+build_debian() {
+	need fdisk sfdisk; need e2fsprogs mke2fs; need mtools mmd mcopy; need dosfstools mkfs.vfat
+	need grub-common grub-mkimage
+	debian_tree
+	debian_root "$tmp/root" "UUID=$uuid"
+	disk "$tmp/root" $((${size:-2048} * 2048))
+}
+
 # ---- tiny: partitions and boot loaders -------------------------------------------------
 grub_image() { # grub_image FORMAT OUT MODULE...: a GRUB that finds the root by its UUID
 	printf 'search.fs_uuid %s root\nset prefix=($root)/boot/grub\n' "$uuid" >"$tmp/grub-early"
@@ -361,16 +438,20 @@ build_tiny() {
 	need fdisk sfdisk; need e2fsprogs mke2fs; need mtools mmd mcopy; need dosfstools mkfs.vfat
 	need grub-common grub-mkimage; need busybox-static busybox; need cpio cpio; need kmod depmod
 	need lz4 lz4; need binutils objcopy
-	local total=$((${size:-64} * 2048)) bios=2048 esp=4096 esp_len=8192 root
-	root=$((esp + esp_len))
-	[ $efi = yes ] || root=$esp
-	[ $((total - root)) -ge 81920 ] || fail "--size ${size:-64}: tiny needs 48 MiB or more"
+	[ "${size:-64}" -ge 48 ] || fail "--size $size: tiny needs 48 MiB or more"
 	kernel
 	case $hw in
 	any) rootfs "$tmp/root" "UUID=$uuid" 'console=tty0 console=ttyS0,115200' ;;
 	sata) rootfs "$tmp/root" "/dev/sda$([ $efi = yes ] && echo 3 || echo 2)" '' ;;
 	*) fail "--hw $hw: any or sata" ;;
 	esac
+	disk "$tmp/root" $((${size:-64} * 2048))
+}
+
+disk() { # disk TREE SECTORS: the image, with a root file system that has what is in a folder
+	local total=$2 bios=2048 esp=4096 esp_len=8192 root
+	root=$((esp + esp_len))
+	[ $efi = yes ] || root=$esp
 	truncate -s $((total * 512)) "$img"
 	{
 		echo 'label: gpt'
@@ -378,7 +459,7 @@ build_tiny() {
 		[ $efi = no ] || echo "start=$esp, size=$esp_len, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 		echo "start=$root, size=$((total - root - 2048)), type=0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 	} | sfdisk -q "$img"
-	mke2fs -q -t ext4 -U "$uuid" -L root -m 0 -E root_owner=0:0 -d "$tmp/root" -F "$tmp/ext4" $(((total - root - 2048) / 2))k >/dev/null
+	mke2fs -q -t ext4 -U "$uuid" -L root -m 0 -E root_owner=0:0 -d "$1" -F "$tmp/ext4" $(((total - root - 2048) / 2))k >/dev/null
 	put "$tmp/ext4" $root
 	[ $efi = no ] || efi_loader $esp $esp_len
 	bios_loader $bios
@@ -388,6 +469,7 @@ rm -f "$img"
 case $mode in
 mbr) build_mbr ;;
 tiny) build_tiny ;;
+debian) build_debian ;;
 *) usage ;;
 esac
 mv "$img" "$out"
