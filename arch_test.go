@@ -26,11 +26,12 @@ var mayImport = map[string][]string{
 	"producers":              {"streams"},
 	"agent":                  {"producers", "streams"},
 	"consumers":              {"streams"},
-	"consumers/mastertarget": {"consumers/vault", "agent/disk"},                                             // writes disks home: the vault is all it needs
-	"consumers/vault":        {},                                                                            // must be readable with NATS and everything else gone
+	"consumers/mastertarget": {"consumers/vault", "agent/disk", "streams"},                                  // writes disks home, here or in a rescue at the other end of the bus
+	"consumers/vault":        {"streams/sums"},                                                              // must be readable with NATS and everything else gone
 	"control":                {"streams", "producers/markers", "consumers/vault", "consumers/mastertarget"}, // it leads barriers
 	"control/reverse":        {"streams", "producers", "agent/capture", "consumers/vault"},                  // an agent for a machine at the recovery site
 	"control/target":         {},
+	"control/push/crew":      {"control", "deploy/systemd"}, // the unit of the agents that it installs
 	"embed":                  {"streams"},
 	"embed/appliance":        {"embed", "consumers", "control", "streams"},
 	"bench":                  {anything, "-control/cli"},
@@ -43,7 +44,7 @@ var mayImport = map[string][]string{
 // thing on the other side of a contract instead of a stand-in for it.
 var testsMayImport = map[string][]string{
 	"consumers":              {"producers"},
-	"consumers/mastertarget": {"agent/disk"},
+	"consumers/mastertarget": {"agent/rescue"}, // the other end
 	"control":                {"consumers"},
 	"control/reverse":        {"consumers", "control/target", "control/vaulttest"},
 	"control/target":         {"consumers/vault/store/azuritetest"}, // page blobs

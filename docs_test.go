@@ -2,6 +2,8 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -56,6 +58,40 @@ func TestAlertsHaveARunbook(t *testing.T) {
 	}
 	if n < 5 {
 		t.Errorf("found %d alerts", n)
+	}
+}
+
+// Every document of the contract is held against its schema by a test, wherever that is: the
+// documents are those that cli.Documents lists, which docs/ops/cli.md lists too.
+func TestEveryDocumentHasATest(t *testing.T) {
+	var tests strings.Builder
+	for _, dir := range []string{".", "control/cli", "embed/appliance"} {
+		names, err := filepath.Glob(dir + "/*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests.Write(b)
+		}
+	}
+	all := cli.Documents()
+	if len(all) < 50 {
+		t.Fatalf("found %d documents", len(all))
+	}
+	held := func(name string) bool {
+		return regexp.MustCompile(`\b(?:print\(|asPromised\(t, |DocumentSchema\()` + regexp.QuoteMeta(`"`+name+`"`)).MatchString(tests.String())
+	}
+	for _, name := range all {
+		if !held(name) {
+			t.Errorf("%s is promised, and no test holds what is printed against its schema", name)
+		}
+	}
+	if held("leeward.no-such.v1") {
+		t.Error("a document that is not there has a test")
 	}
 }
 

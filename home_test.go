@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/agent"
+	"github.com/leeward-dr/leeward/agent/disk/home"
+	"github.com/leeward-dr/leeward/agent/rescue"
 	"github.com/leeward-dr/leeward/control/api"
 	"github.com/leeward-dr/leeward/control/cli"
 	"github.com/leeward-dr/leeward/control/life"
@@ -94,6 +96,37 @@ func (a *alone) agent() (stop func()) {
 	return stop
 }
 
+// rescue holds the disk for whoever brings it home over the bus, until the test ends.
+func (a *alone) rescue() {
+	a.Helper()
+	d, err := home.Open(a.disk)
+	if err == nil {
+		err = d.Hold()
+	}
+	if err != nil {
+		a.Fatal(err)
+	}
+	b, err := bus.Connect(a.Context(), bus.Options{Context: embed.ContextFile(a.dir, embed.Agent)})
+	if err != nil {
+		a.Fatal(err)
+	}
+	s, err := rescue.New(rescue.Config{Name: "metal", Disks: map[string]*home.Disk{"sda": d}})
+	if err != nil {
+		a.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, b.Conn) }()
+	a.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			a.Errorf("the rescue: %v", err)
+		}
+		b.Close()
+		d.Close()
+	})
+}
+
 // point waits for a point that was cut after now.
 func (a *alone) point() {
 	a.Helper()
@@ -148,7 +181,8 @@ func TestControlAloneLeadsHome(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.cli("failover", "failback", "web", "--disk", "sda="+a.disk, "--wait")
+	a.rescue()
+	a.cli("failover", "failback", "web", "--to", "rescue:metal", "--wait")
 	after, err := os.ReadFile(a.disk)
 	if err != nil || bytes.Equal(before[:1024], after[:1024]) || !bytes.Equal(before[:512], after[:512]) {
 		t.Errorf("the disk at home is not what the machine has made of it: %v", err)

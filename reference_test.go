@@ -29,6 +29,7 @@ var reference = map[string]string{
 	"shard.md":         "consumers/vault/store/shard",
 	"enrolment.md":     "control/enrol",
 	"master-target.md": "consumers/mastertarget",
+	"rescue.md":        "streams/rescue",
 }
 
 // The pages of docs/reference are the package comments, word for word: there is one text,
