@@ -54,6 +54,9 @@ type roleFlags struct {
 	level    string
 	memory   int64
 	rpo      time.Duration
+	pools    []string // that control makes
+	pool     string   // of a process server, or that control's machines write to
+	standby  bool
 }
 
 func (f *roleFlags) add(c *cobra.Command) {
@@ -177,18 +180,28 @@ func (f *roleFlags) ensure(ctx context.Context, b *bus.Bus) error {
 			c.Replicas = 3
 		}
 	}
-	return streams.Ensure(ctx, b.JS, c)
+	if err := streams.Ensure(ctx, b.JS, c); err != nil {
+		return err
+	}
+	for _, text := range f.pools {
+		p, err := streams.ParsePool(text, c)
+		if err == nil {
+			err = streams.EnsurePool(ctx, b.JS, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // errNoStreams means that no control has made the streams yet.
 var errNoStreams = errors.New("the streams are not there: control makes them, start leeward control")
 
 // made makes sure that the streams are there. A process server may not make them.
-func made(ctx context.Context, b *bus.Bus) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for _, name := range []string{streams.Changes, streams.Receipts, streams.Events, "KV_" + streams.Shares, "KV_" + streams.Fences} {
-		_, err := b.JS.Stream(ctx, name)
+func made(ctx context.Context, b *bus.Bus, p streams.Pool) error {
+	for _, name := range []string{p.Stream(), streams.Receipts, streams.Events, "KV_" + streams.Shares, "KV_" + streams.Fences} {
+		err := look(ctx, b, name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("%w (%s)", errNoStreams, name)
 		}
@@ -197,6 +210,17 @@ func made(ctx context.Context, b *bus.Bus) error {
 		}
 	}
 	return nil
+}
+
+// lookTime is how long one look at a stream may take. A cluster that has no leader yet
+// answers nothing, so waiting longer than it does in health only begins the next try later.
+const lookTime = 5 * time.Second
+
+func look(ctx context.Context, b *bus.Bus, stream string) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	_, err := b.JS.Stream(ctx, stream)
+	return err
 }
 
 func processCommand() *cobra.Command {
@@ -213,6 +237,8 @@ func processCommand() *cobra.Command {
 		_ = c.Flags().MarkDeprecated(old, "control makes the streams") // fails only for a flag that is not there
 	}
 	m.add(c, "health, metrics")
+	c.Flags().StringVar(&f.pool, "pool", "", "handle the changes of this pool alone, see docs/ops/pools.md (default: those of no pool)")
+	c.Flags().BoolVar(&f.standby, "standby", false, "handle them only while no other process server of the pool lives")
 	c.Flags().Int64Var(&f.memory, "memory-bytes", consumers.Default().MemoryBytes, "bytes of changes that may wait for the vault in memory")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := f.fill(cmd, "process"); err != nil {
@@ -222,7 +248,12 @@ func processCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		b, v, err := f.open(cmd.Context(), log, roleStart, made)
+		pool := streams.Pool(f.pool)
+		if err := pool.Validate(); err != nil {
+			return cli.Usage(c.CommandPath()+" --help", "--pool: %v", err)
+		}
+		there := func(ctx context.Context, b *bus.Bus) error { return made(ctx, b, pool) }
+		b, v, err := f.open(cmd.Context(), log, roleStart, there)
 		if err != nil {
 			if cmd.Context().Err() != nil {
 				return nil // it was stopped while it waited
@@ -231,7 +262,7 @@ func processCommand() *cobra.Command {
 		}
 		defer b.Close()
 		cfg := consumers.Default()
-		cfg.MemoryBytes = f.memory
+		cfg.MemoryBytes, cfg.Pool, cfg.Standby = f.memory, pool, f.standby
 		var s *process.Server
 		app := fx.New(fx.NopLogger, fx.StartTimeout(roleStart), fx.StopTimeout(roleStop), fx.Supply(b, v, cfg, log), consumers.Module, fx.Populate(&s))
 		if err := app.Err(); err != nil {
@@ -239,7 +270,7 @@ func processCommand() *cobra.Command {
 		}
 		p, err := m.open(f.dir, log, console.Config{
 			Enrol: func() (*enrol.Service, error) { return nil, errors.New("ask a control, this is a process server") },
-			Ready: func(ctx context.Context) error { return made(ctx, b) },
+			Ready: func(ctx context.Context) error { return there(ctx, b) },
 			Metrics: []func(context.Context) ([]console.Family, error){console.Runtime, func(context.Context) ([]console.Family, error) {
 				return appliance.ProcessMetrics(s.Stats()), nil
 			}},
@@ -265,6 +296,8 @@ func controlCommand(version string) *cobra.Command {
 	f.add(c)
 	f.size(c)
 	m.add(c, "enrolment, health, metrics")
+	c.Flags().StringArrayVar(&f.pools, "pool", nil, "make a pool of process servers, `NAME[@CLUSTER[:REPLICAS]]`, its changes on those NATS nodes; may be repeated")
+	c.Flags().StringVar(&f.pool, "reverse-pool", "", "pool that handles what machines write that are re-protected from here")
 	c.Flags().DurationVar(&f.rpo, "rpo-threshold", 5*time.Minute, "RPO beyond which health warns; beyond 4 times it is critical")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := f.fill(cmd, "control"); err != nil {
@@ -307,8 +340,9 @@ func (f *roleFlags) control(cmd *cobra.Command, m manageFlags, version string, b
 		return errors.Join(err, p.close())
 	}
 	defer ab.Close()
+	on.waiting.Store(&understudy{bus: b, vault: v, keys: o, log: log})
 	cfg := control.Default()
-	cfg.Dir, cfg.Version, cfg.Health.RPO = f.dir, version, f.rpo
+	cfg.Dir, cfg.Version, cfg.Health.RPO, cfg.ReversePool = f.dir, version, f.rpo, streams.Pool(f.pool)
 	// A machine that is re-protected publishes with the rights of control, from a process of
 	// its own: what it is told must be good there.
 	cfg.Keeper = failover.Keeper{Command: keeper(), Vault: f.vault, KeyFile: absolute(f.key), Bus: absolute(f.connect.Context), Server: f.connect.URL}

@@ -11,19 +11,23 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/fx"
 
+	"github.com/leeward-dr/leeward/consumers/vault"
 	"github.com/leeward-dr/leeward/control"
 	"github.com/leeward-dr/leeward/control/console"
 	"github.com/leeward-dr/leeward/control/console/web"
 	"github.com/leeward-dr/leeward/control/enrol"
+	"github.com/leeward-dr/leeward/control/push/crew"
 	"github.com/leeward-dr/leeward/embed"
 	"github.com/leeward-dr/leeward/embed/appliance"
 	"github.com/leeward-dr/leeward/streams/bus"
 	"github.com/leeward-dr/leeward/streams/trust"
+	"github.com/leeward-dr/leeward/streams/wire"
 )
 
 // manageFlags are those of the management port of a role that runs on its own.
@@ -91,13 +95,60 @@ func (p *port) say(w io.Writer) {
 	}
 }
 
-// stage is where the control that is active stands; nil while another one is.
+// stage is where the control that is active stands; nil while another one is. One that
+// waits lets agents in too, where it has the keys: tokens and agents are on the bus, and each
+// is changed by one. So whoever is asked behind a common address can do what is asked.
 type stage struct {
 	atomic.Pointer[control.Service]
-	url string // of the console; empty: none
+	url     string // of the console; empty: none
+	waiting atomic.Pointer[understudy]
 }
 
-var errWaits = errors.New("this control waits for its turn: another one is active")
+// understudy is what a control can do while it waits.
+type understudy struct {
+	bus   *bus.Bus
+	vault *vault.Vault
+	keys  *enrol.Options // nil: none
+	log   *slog.Logger
+
+	mu    sync.Mutex // guards enrol
+	enrol *enrol.Service
+}
+
+var (
+	errWaits  = errors.New("this control has just started and does not know yet whether another one is active")
+	errNoKeys = errors.New("this control has no keys to let agents in: ask one that has (DIR/trust)")
+)
+
+// ready returns nil if it could take over now.
+func (u *understudy) ready(ctx context.Context) error {
+	if err := made(ctx, u.bus, ""); err != nil {
+		return fmt.Errorf("it waits, and could not take over now: %w", err)
+	}
+	if _, err := u.vault.Disks(ctx); err != nil {
+		return fmt.Errorf("it waits, and could not take over now: read the vault: %w", err)
+	}
+	return nil
+}
+
+// service lets agents in. It is made at the first need: only then are its buckets there.
+func (u *understudy) service(ctx context.Context) (*enrol.Service, error) {
+	if u.keys == nil {
+		return nil, errNoKeys
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.enrol == nil {
+		o := *u.keys
+		o.Log, o.Tell = u.log, func(e *wire.Event) { control.Tell(ctx, u.bus, u.log, e) }
+		s, err := enrol.New(ctx, u.bus.JS, o)
+		if err != nil {
+			return nil, err
+		}
+		u.enrol = s
+	}
+	return u.enrol, nil
+}
 
 // console is what the management port of a control answers with.
 func (s *stage) console() console.Config {
@@ -106,20 +157,32 @@ func (s *stage) console() console.Config {
 			if c := s.Load(); c != nil {
 				return c.Enrolment()
 			}
+			if u := s.waiting.Load(); u != nil {
+				ctx, cancel := context.WithTimeout(context.Background(), roleStart)
+				defer cancel()
+				return u.service(ctx)
+			}
 			return nil, errWaits
 		},
 		Ready: func(ctx context.Context) error {
 			if c := s.Load(); c != nil {
 				return c.ReadyNow(ctx)
 			}
+			if u := s.waiting.Load(); u != nil {
+				return u.ready(ctx)
+			}
 			return errWaits
 		},
-		// One that waits has nothing to tell, which is no fault.
+		// One that waits has little to tell, which is no fault.
 		Metrics: []func(context.Context) ([]console.Family, error){console.Runtime, func(ctx context.Context) ([]console.Family, error) {
-			if c := s.Load(); c != nil {
-				return c.Metrics(ctx)
+			active := func(v float64) console.Family {
+				return console.Of("leeward_control_active", "1 if this control is the one that decides, 0 if it waits", console.Gauge, v)
 			}
-			return nil, nil
+			if c := s.Load(); c != nil {
+				f, err := c.Metrics(ctx)
+				return append(f, active(1)), err
+			}
+			return []console.Family{active(0)}, nil
 		}},
 	}
 }
@@ -152,7 +215,7 @@ func pages(dir string, m manageFlags, connect bus.Options, version string, log *
 	if err != nil {
 		return nil, err
 	}
-	return web.New(web.Config{Version: version, Log: log, Connect: func(ctx context.Context, r trust.Role) (*bus.Bus, error) {
+	return web.New(web.Config{Version: version, Log: log, Crew: crew.New(crew.Config{Log: log}), Connect: func(ctx context.Context, r trust.Role) (*bus.Bus, error) {
 		o := connect // its address and authority, with the role's key
 		o.CredsFile, o.Name, o.Log = t.CredsFile(r), "leeward console ("+string(r)+")", log
 		return bus.Connect(ctx, o)
