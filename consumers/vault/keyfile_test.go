@@ -42,7 +42,11 @@ func TestKeyFileSlot(t *testing.T) {
 	t.Logf("opened in %v", best)
 	opensWith(t, st, KeyFromPassphrase(NewKeyText()), ErrWrongKey)
 	opensWith(t, st, cheapKey("a passphrase"), ErrWrongKey)
-	opensWith(t, st, KeyFromPassphrase(strings.Replace(text, text[10:11], "2", 1)+"A"), ErrInvalid)
+	other := "2" // at one place: a letter of the prefix would make it a passphrase
+	if text[10:11] == other {
+		other = "3"
+	}
+	opensWith(t, st, KeyFromPassphrase(text[:10]+other+text[11:]), ErrInvalid)
 	slots, _, err := v.Keys(t.Context())
 	if err != nil || len(slots) != 1 || slots[0].Kind != "file" {
 		t.Fatalf("%+v %v", slots, err)
