@@ -71,7 +71,7 @@ func documents() map[string]reflect.Type {
 		"leeward.vault.v1": reflect.TypeFor[api.VaultInfo](), "leeward.vault-disks.v1": reflect.TypeFor[document[diskRow]](), "leeward.vault-objects.v1": reflect.TypeFor[document[objectRow]](),
 		"leeward.vault-check.v1": reflect.TypeFor[checkDocument](), "leeward.vault-prune.v1": reflect.TypeFor[pruneDocument](),
 		"leeward.vault-keys.v1": reflect.TypeFor[document[keyRow]](), "leeward.vault-key.v1": reflect.TypeFor[keyDocument](),
-		"leeward.restore.v1": reflect.TypeFor[restored](), "leeward.mastertarget.v1": reflect.TypeFor[broughtHome](), "leeward.version.v1": reflect.TypeFor[Version](),
+		"leeward.restore.v1": reflect.TypeFor[restored](), "leeward.mastertarget.v1": reflect.TypeFor[broughtHome](), "leeward.version.v1": reflect.TypeFor[Version](), SettingsSchema: reflect.TypeFor[Settings](),
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/leeward-dr/leeward/control/cli"
 )
 
@@ -26,7 +28,7 @@ func lwRaw(t *testing.T, ctx context.Context, args ...string) (code int, out, er
 	var o, e bytes.Buffer
 	code = cli.Main(ctx, cli.Options{
 		Args: args, In: strings.NewReader(""), Out: &o, Err: &e,
-		Getenv: func(string) string { return "" }, Version: cli.ThisVersion("v1.2.3"),
+		Getenv: func(string) string { return "" }, Version: cli.ThisVersion("v1.2.3"), Roles: []*cobra.Command{ConfigCommand()},
 	})
 	return code, o.String(), e.String()
 }

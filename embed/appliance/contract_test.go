@@ -86,6 +86,7 @@ func TestDocumentsAreAsPromised(t *testing.T) {
 	print("leeward.events.v1", "event", "ls")
 	print("leeward.streams.v1", "stream", "ls")
 	print("leeward.version.v1", "version")
+	print("leeward.config.v1", "config", "show")
 	print("leeward.endpoints.v1", "api", "schema")
 	print("leeward.endpoint.v1", "api", "schema", "machine.ls", "--offline")
 

@@ -75,21 +75,6 @@ func (c *Config) check() error {
 	return nil
 }
 
-// Setting is one value and where it came from. Origin is "default", the flag, the
-// variable, or the file and its line.
-type Setting struct {
-	Key    string `json:"key"`
-	Value  string `json:"value"`
-	Origin string `json:"origin"`
-}
-
-// Settings is what an appliance would run with. Schema "leeward.config.v1".
-type Settings struct {
-	Schema string    `json:"schema"`
-	File   string    `json:"file"`
-	Items  []Setting `json:"items"`
-}
-
 // ConfigCommand is `leeward config`: it checks and shows the settings that `leeward up`
 // would run with, given the same flags and environment.
 func ConfigCommand() *cobra.Command {
@@ -161,16 +146,16 @@ func showCommand() *cobra.Command {
 }
 
 // settings lists the values after fill, in the order of their names.
-func (c *Config) settings(f *pflag.FlagSet) Settings {
-	s := Settings{Schema: "leeward.config.v1", File: filepath.Join(c.Dir, fileName)}
+func (c *Config) settings(f *pflag.FlagSet) cli.Settings {
+	s := cli.Settings{Schema: cli.SettingsSchema, File: filepath.Join(c.Dir, fileName)}
 	own := pflag.NewFlagSet("settings", pflag.ContinueOnError)
 	names := Default()
 	names.flags(own) // for the names only
-	s.Items = append(s.Items, Setting{Key: "dir", Value: c.Dir, Origin: cli.Origin(f.Lookup("dir"))})
+	s.Items = append(s.Items, cli.Setting{Key: "dir", Value: c.Dir, Origin: cli.Origin(f.Lookup("dir"))})
 	own.VisitAll(func(o *pflag.Flag) {
 		given := f.Lookup(o.Name)
 		// A flag points into c, so its value is what fill made of it.
-		s.Items = append(s.Items, Setting{Key: strings.ReplaceAll(o.Name, "-", "_"), Value: given.Value.String(), Origin: cli.Origin(given)})
+		s.Items = append(s.Items, cli.Setting{Key: strings.ReplaceAll(o.Name, "-", "_"), Value: given.Value.String(), Origin: cli.Origin(given)})
 	})
 	return s
 }
