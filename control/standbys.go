@@ -21,6 +21,7 @@ const kindStandby = "standby-behind"
 func (s *Service) openStandby() *standby.Keeper {
 	return standby.New(standby.Config{
 		Vault: s.vault, Points: s.points, Want: s.standbyWanted, Trouble: s.standbyTrouble, Log: s.log,
+		Every: s.cfg.StandbyEvery,
 		Azure: func() (azure.Config, error) {
 			c := s.cfg.Azure.Config
 			place, err := azure.ReadPlace(s.cfg.Azure.File)
@@ -75,7 +76,11 @@ func (s *Service) showStandby(now time.Time, m *api.Machine, all []standby.State
 		if k.Machine != m.Machine {
 			continue
 		}
-		d := api.Standby{Disk: k.Disk, Point: k.Point, Time: k.Time, LimitSeconds: k.Limit.Seconds(), SentBytes: k.Sent, LookedBytes: k.Looked, Error: k.Error}
+		d := api.Standby{Disk: k.Disk, Point: k.Point, Time: k.Time, LimitSeconds: k.Limit.Seconds(), SentBytes: k.Sent, LookedBytes: k.Looked, Error: k.Error,
+			Target: k.Where, SizeBytes: k.Size, Held: k.Held, Going: k.Going, LastTime: k.Brought, Next: k.Next}
+		if !k.Brought.IsZero() {
+			d.LastBytes = &k.Last
+		}
 		if m.LatestPoint != nil && !k.Time.IsZero() {
 			d.BehindSeconds = max(0, m.LatestPoint.Time.Sub(k.Time).Seconds())
 		}

@@ -65,6 +65,13 @@ type Standby struct {
 	SentBytes     int64     `json:"sent_bytes"`
 	LookedBytes   int64     `json:"looked_bytes"` // of the copy, to compare it
 	Error         string    `json:"error,omitempty"`
+	Target        string    `json:"target,omitempty"`     // URL of the copy
+	SizeBytes     int64     `json:"size_bytes,omitempty"` // of the disk; 0 while there is no copy
+	LastBytes     *int64    `json:"last_bytes,omitempty"` // the last difference; not there if this control has not brought it on yet
+	LastTime      time.Time `json:"last_time,omitzero"`   // when that was done
+	Next          time.Time `json:"next,omitzero"`        // when it is brought on if there is a newer point, at the earliest
+	Going         string    `json:"going,omitempty"`      // point that it is being brought to now
+	Held          string    `json:"held_by,omitempty"`    // run that a machine is made of it in: it is left alone
 }
 
 // AgentNumbers is what an agent says of itself. Counters begin with its process.

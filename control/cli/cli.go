@@ -128,7 +128,7 @@ func (a *app) root() *cobra.Command {
 		a.jobCommand(), a.eventCommand(), a.vaultCommand(), a.streamCommand(), a.versionCommand(),
 		a.consoleCommand(), a.tokenCommand(), a.agentCommand(), a.trustCommand(), a.traceCommand(), a.supportCommand(), a.manCommand(), a.masterTarget(), a.apiCommand(), a.fenceCommand(),
 	)
-	root.AddCommand(a.azureCommand())
+	root.AddCommand(a.azureCommand(), a.standbyCommand())
 	a.complete(root)
 	return root
 }

@@ -67,6 +67,7 @@ func documents() map[string]reflect.Type {
 		"leeward.pushes.v1": reflect.TypeFor[document[push.Result]](), "leeward.push.v1": reflect.TypeFor[push.Result](),
 		"leeward.login.v1": reflect.TypeFor[session.Login](), "leeward.users.v1": reflect.TypeFor[document[session.User]](), "leeward.user.v1": reflect.TypeFor[session.User](),
 		"leeward.endpoints.v1": reflect.TypeFor[document[api.Contract]](), "leeward.endpoint.v1": reflect.TypeFor[api.Contract](),
+		"leeward.standbys.v1": reflect.TypeFor[document[standbyRow]](), "leeward.standby.v1": reflect.TypeFor[standbyDocument](),
 		"leeward.azure.v1": reflect.TypeFor[document[azure.Made]](),
 		"leeward.vault.v1": reflect.TypeFor[api.VaultInfo](), "leeward.vault-disks.v1": reflect.TypeFor[document[diskRow]](), "leeward.vault-objects.v1": reflect.TypeFor[document[objectRow]](),
 		"leeward.vault-check.v1": reflect.TypeFor[checkDocument](), "leeward.vault-prune.v1": reflect.TypeFor[pruneDocument](),

@@ -16,6 +16,7 @@ type Task struct {
 	Drop  bool             // nobody wants it any more
 	Point *vault.Point     // to bring it to
 	Disk  *vault.PointDisk // there
+	Limit time.Duration    // how far behind it may be
 }
 
 // Due returns what is to be done now, the oldest copy first. want says of every machine that
@@ -46,7 +47,7 @@ func Due(owner string, want map[string]time.Duration, all []*vault.Point, have [
 				if there && k.Sure && k.Size == int64(disk.Size) && p.Time.Sub(k.Time) < interval && !k.Time.IsZero() {
 					continue
 				}
-				tasks = append(tasks, Task{Key: key, Point: p, Disk: disk})
+				tasks = append(tasks, Task{Key: key, Point: p, Disk: disk, Limit: interval})
 			}
 		}
 	}

@@ -30,7 +30,9 @@ type Config struct {
 	Trouble func(machine string, err error)
 	// VerifyEvery is how often a copy is read as a whole and compared; 0: a day.
 	VerifyEvery time.Duration
-	Log         *slog.Logger
+	// Every is how often Step is called, to say when a copy is brought on next.
+	Every time.Duration
+	Log   *slog.Logger
 }
 
 // State is how the copy of a disk stands.
@@ -43,6 +45,13 @@ type State struct {
 	Sent    int64         // bytes, by this process
 	Looked  int64         // bytes of the copy that were read, by this process
 	Error   string        // why it was not brought on last; "" if it was
+	Where   string        // URL of the copy
+	Size    int64         // of the disk, in bytes; 0 while there is no copy
+	Held    string        // run that a machine is being made of the copy in; it is left alone
+	Going   string        // point that it is being brought to
+	Last    int64         // bytes that were sent last, by this process
+	Brought time.Time     // when that was done; zero if this process has not brought it on
+	Next    time.Time     // when it is brought on next if there is a newer point, at the earliest
 }
 
 // Keeper keeps copies. Its methods may be called from many goroutines, Step from one.
@@ -51,7 +60,10 @@ type Keeper struct {
 
 	mu     sync.Mutex
 	states map[azure.Key]*State
-	going  string            // point that a copy is on its way to
+	going  azure.Key         // copy that is on its way
+	to     string            // point that it is on its way to, "" if none is
+	far    string            // why it is not known what is kept, "" if it is
+	looked time.Time         // when it was last known what is kept, and what was due was done
 	told   map[string]string // machine → its trouble
 	idle   bool              // nothing is wanted, and nothing was kept when that was asked last
 }
@@ -69,11 +81,32 @@ func New(cfg Config) *Keeper {
 func (k *Keeper) States() (all []State) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, s := range k.states {
-		all = append(all, *s)
+	for key, s := range k.states {
+		now := *s
+		now.Error = cmp.Or(now.Error, k.far)
+		if k.to != "" && k.going == key {
+			now.Going = k.to
+		}
+		now.Next = k.next(s)
+		all = append(all, now)
 	}
 	slices.SortFunc(all, func(a, b State) int { return cmp.Or(cmp.Compare(a.Machine, b.Machine), cmp.Compare(a.Disk, b.Disk)) })
 	return all
+}
+
+// next says when a copy is brought on at the earliest.
+func (k *Keeper) next(s *State) time.Time {
+	look := k.looked.Add(k.cfg.Every)
+	if k.looked.IsZero() {
+		look = time.Now()
+	}
+	if s.Error != "" || s.Time.IsZero() {
+		return look // it is due
+	}
+	if due := s.Time.Add(s.Limit); due.After(look) {
+		return due
+	}
+	return look
 }
 
 // InUse names the points that copies are at or on their way to.
@@ -85,8 +118,8 @@ func (k *Keeper) InUse() (points []string) {
 			points = append(points, s.Point)
 		}
 	}
-	if k.going != "" {
-		points = append(points, k.going)
+	if k.to != "" {
+		points = append(points, k.to)
 	}
 	return points
 }
@@ -111,6 +144,7 @@ func (k *Keeper) Step(ctx context.Context) error {
 		have, err = azure.ListKept(ctx, where, k.cfg.Vault.ID())
 	}
 	if err != nil {
+		k.unknown(ctx, where, want, err)
 		for m := range want {
 			k.trouble(m, err)
 		}
@@ -121,6 +155,7 @@ func (k *Keeper) Step(ctx context.Context) error {
 		return err
 	}
 	k.forget(have, want)
+	k.place(where)
 	failed := map[string]error{}
 	for _, t := range Due(k.cfg.Vault.ID(), want, all, have) {
 		if ctx.Err() != nil {
@@ -130,6 +165,9 @@ func (k *Keeper) Step(ctx context.Context) error {
 			failed[t.Key.Machine] = errors.Join(failed[t.Key.Machine], fmt.Errorf("disk %s: %w", t.Key.Disk, err))
 		}
 	}
+	k.mu.Lock()
+	k.looked = time.Now()
+	k.mu.Unlock()
 	var joined error
 	for m := range want {
 		k.trouble(m, failed[m])
@@ -144,17 +182,47 @@ func (k *Keeper) Step(ctx context.Context) error {
 func (k *Keeper) forget(have []azure.KeptDisk, want map[string]time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.idle = len(have) == 0 && len(want) == 0
+	k.idle, k.far = len(have) == 0 && len(want) == 0, ""
 	there := map[azure.Key]bool{}
 	for _, h := range have {
 		there[h.Key] = true
 		s := k.state(h.Key)
-		s.Point, s.Time, s.Limit = h.Point, h.Time, want[h.Machine]
+		s.Point, s.Time, s.Limit, s.Size, s.Held = h.Point, h.Time, want[h.Machine], h.Size, h.Held
 	}
-	for key := range k.states {
-		if !there[key] {
+	for key, s := range k.states {
+		_, wanted := want[key.Machine]
+		switch {
+		case there[key]:
+		case wanted && s.Error != "":
+			// It could not be made: who looks while that is tried again shall see why.
+			s.Point, s.Time, s.Limit, s.Size, s.Held = "", time.Time{}, want[key.Machine], 0, ""
+		default:
 			delete(k.states, key)
 		}
+	}
+}
+
+// unknown takes in that nobody can say what is kept: what is wanted is shown, with the reason.
+func (k *Keeper) unknown(ctx context.Context, where azure.Config, want map[string]time.Duration, why error) {
+	all, err := k.cfg.Points(ctx)
+	if err != nil {
+		all = nil // what was known is still shown
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.far, k.looked = why.Error(), time.Now()
+	for _, t := range Due(k.cfg.Vault.ID(), want, all, nil) {
+		s := k.state(t.Key)
+		s.Limit, s.Where = t.Limit, where.Place.KeptURL(t.Key)
+	}
+}
+
+// place takes in where the copies are.
+func (k *Keeper) place(where azure.Config) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, s := range k.states {
+		s.Where = where.Place.KeptURL(key)
 	}
 }
 
@@ -179,13 +247,15 @@ func (k *Keeper) do(ctx context.Context, where azure.Config, t Task) error {
 		return err
 	}
 	k.mu.Lock()
-	k.going = t.Point.ID
+	k.going, k.to = t.Key, t.Point.ID
+	s := k.state(t.Key)
+	s.Where, s.Limit = where.Place.KeptURL(t.Key), t.Limit
 	k.mu.Unlock()
 	b, err := k.bring(ctx, where, t)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.going = ""
-	s := k.state(t.Key)
+	k.to = ""
+	s = k.state(t.Key)
 	s.Sent, s.Looked = s.Sent+b.Sent, s.Looked+b.Read
 	if errors.Is(err, azure.ErrHeld) || ctx.Err() != nil {
 		return nil // a machine is made of it: no trouble, and it is brought on when that is done
@@ -194,7 +264,8 @@ func (k *Keeper) do(ctx context.Context, where azure.Config, t Task) error {
 		s.Error = err.Error()
 		return err
 	}
-	s.Point, s.Time = t.Point.ID, t.Point.Time
+	s.Point, s.Time, s.Size = t.Point.ID, t.Point.Time, int64(t.Disk.Size)
+	s.Last, s.Brought = b.Sent, time.Now()
 	k.cfg.Log.Info("a standby disk in Azure is at a point", "machine", t.Key.Machine, "disk", t.Key.Disk, "point", t.Point.ID, "did", b.String())
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ type rig struct {
 
 func (r *rig) keeper() *Keeper {
 	return New(Config{
-		Vault: r.v.Vault, Log: slog.New(slog.NewTextHandler(r.Output(), nil)), Want: func() map[string]time.Duration { return r.want },
+		Vault: r.v.Vault, Every: every, Log: slog.New(slog.NewTextHandler(r.Output(), nil)), Want: func() map[string]time.Duration { return r.want },
 		Points:  func(ctx context.Context) ([]*vault.Point, error) { all, _, err := r.v.Points(ctx, ""); return all, err },
 		Azure:   func() (azure.Config, error) { return r.azure(), nil },
 		Trouble: func(machine string, err error) { r.broke = append(r.broke, fmt.Sprint(machine, ": ", err != nil)) },
@@ -95,6 +96,9 @@ func (r *rig) azure() azure.Config {
 		Transport: r.cloud, Credential: armtest.Credential(), Pause: time.Millisecond, PageBlob: r.cloud.PageBlob, Container: r.cloud.Container,
 	})
 }
+
+// every is how often a keeper's Step is said to be called.
+const every = time.Minute
 
 var sda = vault.DiskID{Machine: "web", Disk: "sda"}
 
@@ -145,8 +149,15 @@ func TestKeeper(t *testing.T) {
 	step(k)
 	r.holds()
 	first := r.state(k)
-	if first.Point != "p1" || first.Sent < 50*vault.BlockSize {
+	if first.Point != "p1" || first.Sent < 50*vault.BlockSize || first.Last != first.Sent || first.Brought.IsZero() || first.Size == 0 {
 		t.Errorf("%+v", first)
+	}
+	if !strings.HasSuffix(first.Where, "/leeward-disks/standby/web/sda.vhd") || first.Limit != 10*time.Minute {
+		t.Errorf("it is at %s, %v behind at most", first.Where, first.Limit)
+	}
+	// It is an hour old: the next look brings it on if there is a newer point.
+	if wait := time.Until(first.Next); wait > every {
+		t.Errorf("it is brought on in %v", wait)
 	}
 	r.v.Point(t, "p2", "web", "crash", begin.Add(9*time.Minute))
 	step(k)
@@ -190,8 +201,23 @@ func TestKeeper(t *testing.T) {
 			t.Error("nothing is forbidden")
 		}
 	}
+	if now := r.state(k); now.Error == "" || now.Point != "p8" {
+		t.Errorf("nobody can ask Azure, and the copy does not say so: %+v", now)
+	}
+	// A control that was started meanwhile says it too, of a disk that it knows of the points alone.
+	fresh := r.keeper()
+	fresh.cfg.Trouble = nil
+	if err := fresh.Step(ctx); err == nil {
+		t.Error("nothing is forbidden")
+	}
+	if now := r.state(fresh); now.Error == "" || now.Point != "" || now.Limit != 10*time.Minute {
+		t.Errorf("%+v", now)
+	}
 	r.cloud.Forbid(false)
 	step(k)
+	if now := r.state(k); now.Error != "" || now.Point != "p8" {
+		t.Errorf("%+v", now)
+	}
 	if want := []string{"web: true", "web: false"}; !slices.Equal(r.broke, want) {
 		t.Errorf("told: %q", r.broke)
 	}

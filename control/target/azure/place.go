@@ -149,6 +149,14 @@ func (p Place) subnet() string {
 	return p.network("virtualNetworks/" + net + "/subnets/" + name)
 }
 
+// KeptURL is where the copy of a disk is kept, "" if the place keeps none.
+func (p Place) KeptURL(k Key) string {
+	if !p.Keeps() {
+		return ""
+	}
+	return p.blobURL(k.name())
+}
+
 // blobURL is where a blob of the storage account is.
 func (p Place) blobURL(name string) string {
 	suffix := map[string]string{"government": "core.usgovcloudapi.net", "china": "core.chinacloudapi.cn"}[p.Cloud]
