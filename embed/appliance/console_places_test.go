@@ -174,7 +174,9 @@ func (v *visitor) ontoBridge(web *protected) {
 		v.Fill("input[name=bridge]", "nosuch0")
 	})
 	v.See("It would fail.")
+	v.onlyAnyway("web")
 	v.picture("wizard-4-would-fail")
+	v.proper("the last look before what would fail")
 	v.Click("=Back")
 	v.See("Proof of life")
 	v.Refill("input[name=bridge]", placeBridge)
@@ -206,11 +208,30 @@ func (v *visitor) ontoBridge(web *protected) {
 	}
 }
 
+// onlyAnyway sees that what would fail is not done by its name alone.
+func (v *visitor) onlyAnyway(name string) {
+	v.Helper()
+	off := func() bool { return webtest.Eval[bool](v.Page, `document.querySelector("button[data-off]").disabled`) }
+	v.Fill("input[name=confirm]", name)
+	if !off() {
+		v.Error("what would fail can be done by typing the name alone")
+	}
+	v.Click("input[name=anyway]")
+	if off() {
+		v.Error("what would fail cannot be done at all")
+	}
+	v.Click("input[name=anyway]")
+	v.Refill("input[name=confirm]", "")
+}
+
 // intoCloud sees that a machine's disk stands by, fails it over to Azure and takes it back.
 func (v *visitor) intoCloud(db *protected, cloud *armtest.Cloud) {
 	v.Helper()
 	v.Open(v.manage + "/machines/db")
 	v.Wait("its disk to stand by", `[...document.querySelectorAll('[aria-labelledby="h-standby"] .state.ok')].some(e => e.innerText.trim() === "kept")`)
+	t := v.T
+	asPromised(t, "leeward.standbys.v1", db.cli("standby", "ls"))
+	asPromised(t, "leeward.standby.v1", db.cli("standby", "show", "db", "sda"))
 	v.picture("machine-standby")
 	v.proper("a machine with a disk on standby")
 	v.Click("=Fail over")

@@ -31,6 +31,8 @@ type control struct {
 	err      error
 	audited  []api.Record
 	cleaned  []string
+	bad      bool              // a failover would fail
+	began    []api.LifeRequest // failovers
 }
 
 func (c *control) Sessions() (*session.Service, string) { return c.sessions, "" }

@@ -411,6 +411,10 @@ func (w *Web) begin(a *ask) (string, error) {
 	if err := a.must("failover.start"); err != nil {
 		return "", err
 	}
+	if f := a.r.PostForm; f.Get("found") != "" && f.Get("anyway") == "" {
+		return "", api.Errorf(api.CodeRefused, "change what was marked, or tick that it shall be done although it would fail",
+			"control found that a failover of %s would fail", p.On.Name)
+	}
 	o.ID = id
 	q := p.On.request(o)
 	q.Confirm = a.r.PostForm.Get("confirm")

@@ -67,11 +67,12 @@
   });
   window.addEventListener("pageshow", () => { for (const b of all("button:disabled:not([data-off])")) b.disabled = false; });
 
-  // Typed confirmation: the button comes to life with the right word.
+  // Typed confirmation: the button comes to life with the right word, and with what must be ticked too.
   for (const box of all("input[data-confirm]")) {
     const button = box.form.querySelector("button[data-off]");
-    const look = () => { button.disabled = box.value !== box.dataset.confirm; };
-    box.addEventListener("input", look);
+    const ticks = all("input[data-confirm-too]", box.form);
+    const look = () => { button.disabled = box.value !== box.dataset.confirm || [...ticks].some(t => !t.checked); };
+    for (const e of [box, ...ticks]) e.addEventListener("input", look);
     look();
   }
 
