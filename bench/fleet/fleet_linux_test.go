@@ -29,13 +29,20 @@ func child(word, text string) int {
 	}
 	var r any
 	var err error
-	if word == childWord {
+	switch word {
+	case childWord:
 		o := Options{}
 		if err = json.Unmarshal([]byte(text), &o); err == nil {
 			o.Log, o.Say = product.Silent(), say
 			r, err = Run(ctx, o)
 		}
-	} else {
+	case poolsWord:
+		o := PoolsOptions{}
+		if err = json.Unmarshal([]byte(text), &o); err == nil {
+			o.Log, o.Say = product.Silent(), say
+			r, err = Pools(ctx, o)
+		}
+	default:
 		o := RescueOptions{}
 		if err = json.Unmarshal([]byte(text), &o); err == nil {
 			o.Log, o.Say = product.Silent(), say

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ import (
 
 // TestMain lets this binary be the agent's freeze guard, and run a fleet.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && (os.Args[1] == childWord || os.Args[1] == rescueWord) {
+	if len(os.Args) == 3 && slices.Contains([]string{childWord, rescueWord, poolsWord}, os.Args[1]) {
 		os.Exit(child(os.Args[1], os.Args[2]))
 	}
 	if len(os.Args) == 2 && os.Args[1] == "guard" {

@@ -61,11 +61,16 @@ type homing struct {
 	here, metal *host
 	site        *product.Site
 	alive       func() error
+	front       string // address of the control that lets a rescue in
+	boot        []byte // what the machine does where it is failed over to
 	dir, dev    string
 	rnd         *rand.Rand
 	res         *RescueResult
 	starts      int
 }
+
+// standing says "k" on the serial line, and stands still for ever.
+var standing = []byte{0xba, 0xf8, 0x03, 0xb0, 'k', 0xee, 0xb0, '\n', 0xee, 0xfa, 0xf4, 0xeb, 0xfd}
 
 const rescued, rescueName = "web", "metal"
 
@@ -90,7 +95,7 @@ func Rescue(ctx context.Context, o RescueOptions) (res *RescueResult, err error)
 	}()
 	r.Keep = o.Keep
 	o.Say("working in %s", r.Dir)
-	t := &homing{o: o, rig: r, rnd: rand.New(rand.NewPCG(o.Seed, 41)), res: &RescueResult{Disk: o.Size}, dir: filepath.Join(r.Dir, "site")}
+	t := &homing{o: o, rig: r, rnd: rand.New(rand.NewPCG(o.Seed, 41)), res: &RescueResult{Disk: o.Size}, boot: standing, dir: filepath.Join(r.Dir, "site")}
 	for _, do := range []func(context.Context) error{t.start, t.protect, t.away, t.differ, t.home, t.compare} {
 		step, cancel := context.WithTimeout(ctx, o.Limit)
 		err := do(step)
@@ -114,6 +119,7 @@ func (t *homing) start(ctx context.Context) (err error) {
 	if t.metal, err = t.net.host(ctx, rescueName); err != nil {
 		return err
 	}
+	t.front = t.here.addr
 	argv := append(t.o.Bin.Up(t.dir, t.here.addr+":4222").Argv, "--manage", t.here.addr+":8443")
 	p, err := t.rig.Start(rig.Command{Name: "appliance", Argv: t.here.on(argv...)})
 	if err != nil {
@@ -138,8 +144,7 @@ func (t *homing) protect(ctx context.Context) error {
 		return err
 	}
 	boot := make([]byte, 512)
-	// It says "k" on its serial line, and stands still for ever.
-	copy(boot, []byte{0xba, 0xf8, 0x03, 0xb0, 'k', 0xee, 0xb0, '\n', 0xee, 0xfa, 0xf4, 0xeb, 0xfd})
+	copy(boot, t.boot)
 	boot[510], boot[511] = 0x55, 0xaa
 	err = t.write(func(f *os.File) error {
 		if _, err := f.WriteAt(boot, 0); err != nil {
@@ -247,7 +252,7 @@ func (t *homing) rescue(ctx context.Context) (*rig.Process, error) {
 		return nil, err
 	}
 	return t.rig.Start(rig.Command{Name: fmt.Sprint("rescue", t.starts), Argv: t.metal.on(
-		t.o.Bin.Agent, "rescue", "--server", "https://"+t.here.addr+":8443", "--token-file", token, "--ca-pin", k.Pin,
+		t.o.Bin.Agent, "rescue", "--server", "https://"+t.front+":8443", "--token-file", token, "--ca-pin", k.Pin,
 		"--config-dir", dir, "--disk", "sda="+t.dev, "--confirm", t.dev)})
 }
 
