@@ -22,6 +22,7 @@ import (
 	"github.com/leeward-dr/leeward/control/life"
 	"github.com/leeward-dr/leeward/control/target/targettest"
 	"github.com/leeward-dr/leeward/embed"
+	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 )
 
@@ -141,7 +142,24 @@ func (a *alone) point() {
 	})
 }
 
-// A control on a host of its own, with the rights of one, leads a machine out and home.
+// last is when a stream got its last message; zero if it never had one.
+func (a *alone) last(stream string) time.Time {
+	a.Helper()
+	var all struct{ Items []api.Stream }
+	if err := json.Unmarshal([]byte(a.cli("stream", "ls")), &all); err != nil {
+		a.Fatal(err)
+	}
+	for _, s := range all.Items {
+		if s.Name == stream {
+			return s.Last
+		}
+	}
+	a.Fatalf("there is no stream %s", stream)
+	return time.Time{}
+}
+
+// A control on a host of its own, with the rights of one, leads a machine out and home. What
+// the machine writes meanwhile is handled by the pool that is near where it runs.
 func TestControlAloneLeadsHome(t *testing.T) {
 	t.Parallel()
 	targettest.Need(t, "qemu-system-x86_64")
@@ -160,7 +178,8 @@ func TestControlAloneLeadsHome(t *testing.T) {
 		targettest.WaitFor(t, rolesPatience, "every machine has ended", func() bool { return len(targettest.WorkIn(filepath.Join(dir, "jobs"))) == 0 })
 	})
 	role(t, processCommand(), dir)
-	out, _ := role(t, controlCommand("1.0.0"), dir)
+	role(t, processCommand(), dir, "--pool", "west")
+	out, _ := role(t, controlCommand("1.0.0"), dir, "--pool", "west", "--reverse-pool", "west")
 	out.find(t, `(control is active)`)
 
 	a := &alone{T: t, dir: dir, disk: filepath.Join(t.TempDir(), "sda"), state: t.TempDir()}
@@ -170,6 +189,10 @@ func TestControlAloneLeadsHome(t *testing.T) {
 	stop := a.agent()
 	a.point()
 	a.cli("failover", "start", "web", "--confirm", "web", "--wait", "--serial", "t.ck=B", "--memory", "128MiB", "--firmware", "bios", "--timeout", "90s")
+	far := streams.Pool("west").Stream()
+	if a.last(streams.Changes).IsZero() || !a.last(far).IsZero() {
+		t.Error("what the agent sent went to the pool")
+	}
 	a.cli("failover", "commit", "web")
 	a.cli("failover", "reprotect", "web", "--wait")
 	if p := a.phase(); p != life.Ready {
@@ -186,6 +209,9 @@ func TestControlAloneLeadsHome(t *testing.T) {
 	after, err := os.ReadFile(a.disk)
 	if err != nil || bytes.Equal(before[:1024], after[:1024]) || !bytes.Equal(before[:512], after[:512]) {
 		t.Errorf("the disk at home is not what the machine has made of it: %v", err)
+	}
+	if a.last(far).IsZero() {
+		t.Error("what the machine wrote did not go to the pool")
 	}
 	a.cli("failover", "commit", "web", "--wait")
 	if p := a.phase(); p != life.Protected {
