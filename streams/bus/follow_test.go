@@ -36,7 +36,7 @@ func (h *heard) list() []string {
 // await waits until exactly these messages were handed over.
 func (h *heard) await(t *testing.T, want ...string) {
 	t.Helper()
-	for end := time.Now().Add(40 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		got := h.list()
 		if slices.Equal(got, want) {
 			return
@@ -50,7 +50,7 @@ func (h *heard) await(t *testing.T, want ...string) {
 // insist publishes until JetStream has it; a server may just be away.
 func insist(t *testing.T, js jetstream.JetStream, subject, text string) {
 	t.Helper()
-	for end := time.Now().Add(40 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		_, err := js.Publish(ctx, subject, []byte(text), jetstream.WithMsgID(text))
 		cancel()

@@ -3,7 +3,6 @@ package streamstest
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -27,7 +26,7 @@ func StartCluster(t testing.TB) *Cluster {
 			Routes: routes, Cluster: server.ClusterOpts{Name: "leeward", Host: "127.0.0.1", Port: port(routes[i])},
 		})
 	}
-	c.nodes.ensure(c.Name(0), Nodes, time.Minute)
+	c.nodes.ensure(c.Name(0), Nodes, patience)
 	return c
 }
 

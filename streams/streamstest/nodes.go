@@ -43,16 +43,11 @@ func newNodes(t testing.TB) *nodes {
 	return n
 }
 
-// places are addresses that were free just now, taken together so that none is given twice.
+// places are addresses where nobody listens.
 func places(t testing.TB, count int) (all []*url.URL) {
 	t.Helper()
-	for range count {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // the server takes it
-		all = append(all, &url.URL{Scheme: "nats", Host: l.Addr().String()})
+	for _, at := range Addresses(t, count) {
+		all = append(all, &url.URL{Scheme: "nats", Host: at})
 	}
 	return all
 }
@@ -103,14 +98,7 @@ func (n *nodes) ensure(node string, copies int, within time.Duration) {
 // connect opens a connection to a node, closed with the test.
 func (n *nodes) connect(node, name string) *bus.Bus {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	b, err := bus.Connect(ctx, bus.Options{Name: name, InProcess: way{n, node}})
-	if err != nil {
-		n.t.Fatalf("connect: %v", err)
-	}
-	n.t.Cleanup(b.Close)
-	return b
+	return connect(n.t, name, way{n, node})
 }
 
 // way is where connections to one of the nodes lead.

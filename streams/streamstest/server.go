@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
 )
 
-const patience = 20 * time.Second
+// patience is for a busy machine: none of it takes a second on one at rest.
+const patience = 2 * time.Minute
 
 // Start runs a server in a directory of its own and returns a connection to it.
 // Everything stops with the test.
@@ -62,14 +64,26 @@ func (s *Server) Bus() *bus.Bus { return s.bus }
 // Connect opens another connection, closed with the test.
 func (s *Server) Connect(name string) *bus.Bus {
 	s.t.Helper()
+	return connect(s.t, name, s)
+}
+
+// connect opens a connection, closed with the test. It asks more than once: bus.Connect
+// waits for a few seconds only, which is little where everything else runs, too.
+func connect(t testing.TB, name string, to nats.InProcessConnProvider) *bus.Bus {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	b, err := bus.Connect(ctx, bus.Options{Name: name, InProcess: s})
-	if err != nil {
-		s.t.Fatalf("connect: %v", err)
+	for {
+		b, err := bus.Connect(ctx, bus.Options{Name: name, InProcess: to})
+		if err == nil {
+			t.Cleanup(b.Close)
+			return b
+		}
+		if ctx.Err() != nil || !errors.Is(err, bus.ErrUnreachable) {
+			t.Fatalf("connect: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	s.t.Cleanup(b.Close)
-	return b
 }
 
 // InProcessConn makes Server a nats.InProcessConnProvider that always leads to

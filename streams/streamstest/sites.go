@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/url"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -43,7 +42,7 @@ func StartSites(t testing.TB) *Sites {
 			})
 		}
 	}
-	s.nodes.ensure(Home+"1", size[Home], 2*time.Minute)
+	s.nodes.ensure(Home+"1", size[Home], patience)
 	return s
 }
 
