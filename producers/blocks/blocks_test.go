@@ -18,6 +18,9 @@ import (
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
+// patience is for a busy machine.
+const patience = 3 * time.Minute
+
 func open() *wire.Open {
 	return &wire.Open{Size: 1 << 30, Capture: "test", Instance: "test", Reason: "first"}
 }
@@ -130,7 +133,7 @@ func fill(r *rand.Rand, b []byte) {
 func TestChainCarriesTheDisk(t *testing.T) {
 	for _, raw := range []bool{false, true} {
 		b := streamstest.Start(t)
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		r := rand.New(rand.NewPCG(1, 2))
 		const total = 2000
@@ -190,7 +193,7 @@ func TestChainCarriesTheDisk(t *testing.T) {
 func TestFullStreamSlowsDown(t *testing.T) {
 	s := streamstest.StartConfig(t, t.TempDir(), streams.Config{Replicas: 1, ChangesBytes: 64 << 20})
 	b := s.Bus()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	p, err := blocks.Open(ctx, b.JS, "m", "d", 1, open(), blocks.Options{})
 	if err != nil {
@@ -215,14 +218,13 @@ func TestFullStreamSlowsDown(t *testing.T) {
 		}
 		done <- n
 	}()
-	for p.Stats().Refused == 0 { // nobody reads: it must fill up
+	// Nobody reads: it fills up, and then stays full. An answer that is lost on the way there
+	// is a refusal, too, and is over again.
+	for s := p.Stats(); s.Refused == 0 || s.LastError == ""; s = p.Stats() {
 		if ctx.Err() != nil {
-			t.Fatal("the stream never said that it is full")
+			t.Fatalf("the stream is full and says nothing, or it is not shown: %+v", s)
 		}
 		time.Sleep(10 * time.Millisecond)
-	}
-	if p.Stats().LastError == "" {
-		t.Error("the refusal is not shown")
 	}
 	c := &collector{t: t}
 	want := uint64(total/blocks.FrameBlocks + 1)
@@ -241,7 +243,7 @@ func TestFullStreamSlowsDown(t *testing.T) {
 func TestServerRestartLosesNothing(t *testing.T) {
 	s := streamstest.StartWith(t, t.TempDir())
 	b := s.Bus()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	p, err := blocks.Open(ctx, b.JS, "m", "d", 1, open(), blocks.Options{})
 	if err != nil {
@@ -279,7 +281,7 @@ func TestStaleOpenIsTaken(t *testing.T) {
 	// Of many agents that open an epoch at the same time, each link 1 in the stream
 	// was published knowing the one before: none slipped in between unseen.
 	b := streamstest.Start(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	errs := make(chan error, 8)
 	for i := range cap(errs) {
@@ -334,7 +336,7 @@ func TestCancelledAddClosesTheChain(t *testing.T) {
 func TestRefusedIsNotShutOut(t *testing.T) {
 	s := streamstest.StartConfig(t, t.TempDir(), streams.Config{Replicas: 1, ChangesBytes: 64 << 20}) // 64 messages of a disk
 	b := s.Bus()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	p, err := blocks.Open(ctx, b.JS, "m", "d", 1, open(), blocks.Options{})
 	if err != nil {
