@@ -34,7 +34,7 @@ func TestModuleStartsAndStops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	v, err := vault.Create(ctx, st, vault.KeyFromPassphrase("correct horse battery staple"))
 	if err != nil {

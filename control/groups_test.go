@@ -214,7 +214,7 @@ func TestPolicyIsLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := func() *markers.Settings {
-		m, err := told.NextMsg(20 * time.Second)
+		m, err := told.NextMsg(patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -274,7 +274,7 @@ func TestPinsNamesAndTidying(t *testing.T) {
 	l := newLab(t)
 	now := time.Now().UTC().Truncate(time.Second)
 	for i, id := range []string{"p1", "p2", "p3", "p4"} {
-		l.vault.Point(t, id, "web", "crash", now.Add(time.Duration(i-4)*time.Minute))
+		l.vault.Point(t, id, "web", "crash", now.Add(time.Duration(i-4)*time.Hour))
 	}
 	s, _ := l.start()
 	if _, err := s.Pin(l.as("ann"), "p1", "before-upgrade"); err != nil {
@@ -295,7 +295,7 @@ func TestPinsNamesAndTidying(t *testing.T) {
 	if id, err := s.named(t.Context(), "mail", "golden"); err != nil || id != "golden" {
 		t.Errorf("of another machine: %s, %v", id, err)
 	}
-	l.policy(s, func(p *policy.Policy) { p.Retention = vault.Retention{All: 90 * time.Second} })
+	l.policy(s, func(p *policy.Policy) { p.Retention = vault.Retention{All: 90 * time.Minute} })
 	l.eventually("the policy is read", func() bool { return s.rules.Load().written(policy.Default) })
 	if _, err := s.tidyOnce(t.Context()); err != nil {
 		t.Fatal(err)

@@ -226,6 +226,19 @@ func (w *lifeSite) dies(s *Service, gone chan struct{}, where string, l *life.Li
 	return true
 }
 
+// untilGone is a context that ends with the control that runs now, or when patience does.
+func (w *lifeSite) untilGone(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	go func(gone chan struct{}) {
+		select {
+		case <-gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}(w.gone)
+	return ctx, cancel
+}
+
 // ask asks for a step and goes on, whatever is killed, until the machine is where that
 // leads.
 func (w *lifeSite) ask(kind life.Kind, r api.LifeRequest, want life.Phase) *life.Life {
@@ -234,7 +247,7 @@ func (w *lifeSite) ask(kind life.Kind, r api.LifeRequest, want life.Phase) *life
 	was := w.s.lives.get("web")
 	from, before := was.Phase, was.Attempt
 	var last error
-	end := time.Now().Add(60 * time.Second)
+	end := time.Now().Add(2 * patience)
 	for time.Now().Before(end) {
 		if over(w.gone) {
 			w.up()
@@ -245,7 +258,7 @@ func (w *lifeSite) ask(kind life.Kind, r api.LifeRequest, want life.Phase) *life
 			return l
 		}
 		if l.Attempt == before {
-			ctx, cancel := context.WithTimeout(w.as("ann"), 20*time.Second)
+			ctx, cancel := w.untilGone(w.as("ann"))
 			_, last = w.s.AskLife(ctx, kind, r)
 			cancel()
 			if last != nil && !over(w.gone) {

@@ -120,7 +120,7 @@ func TestNotifications(t *testing.T) {
 		t.Errorf("the test says %+v", m)
 	}
 	l.event(health.StoreFailed, wire.Critical)
-	for deadline := time.After(20 * time.Second); ; {
+	for deadline := time.After(patience); ; {
 		select {
 		case m := <-got:
 			if m.Code == health.StoreFailed {

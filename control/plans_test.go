@@ -185,12 +185,13 @@ func TestScriptsAreEnded(t *testing.T) {
 	t.Parallel()
 	run := &plan.Run{ID: "r", Plan: "p", Mode: plan.Test}
 	dir := t.TempDir()
-	task := &plan.Task{Stage: "s", Action: &plan.Action{Script: &plan.Script{Run: "(sleep 600; echo >" + dir + "/late) & echo begun; wait"}}}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	task := &plan.Task{Stage: "s", Action: &plan.Action{Script: &plan.Script{Run: "(sleep 600; echo >" + dir + "/late) & echo begun; echo now >" + dir + "/begun; wait"}}}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	defer whenThere(filepath.Join(dir, "begun"), cancel)()
 	began := time.Now()
 	out, err := perform(ctx, run, task)
-	if err == nil || !strings.Contains(err.Error(), "begun") || time.Since(began) > 20*time.Second {
+	if err == nil || !strings.Contains(err.Error(), "begun") || time.Since(began) > 2*patience { // of ten minutes
 		t.Errorf("%q, %v after %v", out, err, time.Since(began))
 	}
 	task.Action.Script.Run = "head -c 100000 /dev/zero | tr '\\0' x; echo end"

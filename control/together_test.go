@@ -70,7 +70,7 @@ func newShop(t *testing.T) *shop {
 func (p *shop) start(r api.LifeRequest) (db, web *life.Life) {
 	p.Helper()
 	asked := false
-	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(2 * patience); time.Now().Before(end); {
 		if over(p.gone) {
 			p.up()
 			p.eventually("both agents are there", func() bool { return over(p.gone) || p.s.online("db") && p.s.online("web") })
@@ -78,7 +78,7 @@ func (p *shop) start(r api.LifeRequest) (db, web *life.Life) {
 			continue
 		}
 		if !asked {
-			ctx, cancel := context.WithTimeout(p.as("ann"), 20*time.Second)
+			ctx, cancel := p.untilGone(p.as("ann"))
 			_, err := p.s.AskLife(ctx, life.Start, r)
 			cancel()
 			if asked = err == nil; asked {
@@ -86,7 +86,7 @@ func (p *shop) start(r api.LifeRequest) (db, web *life.Life) {
 			}
 			select {
 			case <-p.gone: // it was killed meanwhile
-			case <-time.After(2 * time.Second):
+			case <-time.After(30 * time.Second):
 				p.Fatal(err)
 			}
 			continue

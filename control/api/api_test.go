@@ -125,7 +125,7 @@ func TestErrorsCarryTheirCode(t *testing.T) {
 		t.Errorf("machine: %+v, %v", m, err)
 	}
 	for name, body := range map[string]string{"unknown field": `{"machin":"web"}`, "not JSON": "\x00", "two documents": "{}{}", "long": strings.Repeat(" ", maxRequest+1)} {
-		m, err := nc.Conn.Request(Prefix+".point.ls", []byte(body), 5*time.Second)
+		m, err := nc.Conn.Request(Prefix+".point.ls", []byte(body), time.Minute)
 		if err != nil || m.Header.Get("Nats-Service-Error-Code") != string(CodeUsage) {
 			t.Errorf("%s: %v, %v", name, m, err)
 		}
@@ -169,7 +169,7 @@ func TestWatchersDoNotBlock(t *testing.T) {
 	for i := range 3 {
 		select {
 		case b.changed <- failover.Job{ID: "tf-1", Revision: uint64(5 + i)}:
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatal("only one watcher at a time")
 		}
 	}

@@ -15,7 +15,7 @@ type doc struct {
 }
 
 func open(t *testing.T) (*Book, context.Context) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	bus := streamstest.Start(t)
 	b, err := Open(ctx, bus.JS)

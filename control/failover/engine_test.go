@@ -109,7 +109,7 @@ func request(id string) Request {
 // await returns the job when it no longer runs.
 func await(t *testing.T, e *Engine, id string) Job {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), longTime)
 	defer cancel()
 	var j Job
 	for j.ID == "" || j.State.Running() {

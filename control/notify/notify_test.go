@@ -68,7 +68,7 @@ func mailServer(t *testing.T, refuse string) (addr string, got chan string) {
 			return
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
 		r := bufio.NewReader(conn)
 		say := func(s string) { fmt.Fprintf(conn, "%s\r\n", s) }
 		say("220 here")

@@ -24,7 +24,7 @@ import (
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 var sda = vault.DiskID{Machine: "web1", Disk: "sda"}
 

@@ -39,7 +39,7 @@ func (c *clock) add(d time.Duration) {
 func open(t *testing.T) (*Service, *clock, context.Context) {
 	t.Helper()
 	b := streamstest.Start(t)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	c := &clock{at: time.Date(2026, 11, 30, 2, 0, 0, 0, time.UTC)}
 	s := New(b.JS, c.now)

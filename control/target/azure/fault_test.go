@@ -179,9 +179,26 @@ func (r rig) killedAt(t *testing.T, n int) error {
 	return nil
 }
 
-// keepFiles keeps what a process that dies has on its disk.
+// keepFiles keeps what a process that dies has on its disk. It may be replacing or removing
+// a file just now: then it is looked at again.
 func keepFiles(t *testing.T, to, from string) {
-	all, err := filepath.Glob(filepath.Join(from, "*"))
+	err := copyFiles(to, from)
+	for n := 0; err != nil && n < 100; n++ {
+		err = copyFiles(to, from)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// copyFiles makes the files of a directory those of another.
+func copyFiles(to, from string) error {
+	old, err := filepath.Glob(filepath.Join(to, "*"))
+	for _, f := range old {
+		err = errors.Join(err, os.Remove(f))
+	}
+	all, gerr := filepath.Glob(filepath.Join(from, "*"))
+	err = errors.Join(err, gerr)
 	for _, f := range all {
 		if strings.HasSuffix(f, ".new") {
 			continue // not in its place yet
@@ -189,9 +206,7 @@ func keepFiles(t *testing.T, to, from string) {
 		b, rerr := os.ReadFile(f)
 		err = errors.Join(err, rerr, os.WriteFile(filepath.Join(to, filepath.Base(f)), b, 0o600))
 	}
-	if err != nil {
-		t.Error(err)
-	}
+	return err
 }
 
 // sentOnce: what an upload that was killed had sent is not sent again.

@@ -19,7 +19,7 @@ import (
 )
 
 // limit is how long a flow may take: ten times and more of what it does.
-const limit = 2 * time.Minute
+const limit = 4 * time.Minute
 
 // rig is an Azurite that all clouds of a test share: it takes seconds to start.
 type rig struct{ *azuritetest.Server }
@@ -59,7 +59,7 @@ func machine(disks ...[]byte) *target.Machine {
 	return m
 }
 
-var booted = target.Probe{Serial: "boot", Timeout: 30 * time.Second}
+var booted = target.Probe{Serial: "boot", Timeout: limit}
 
 func ctxOf(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

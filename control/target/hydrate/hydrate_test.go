@@ -23,7 +23,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const size = 16*chunk + 4096*3 + 512
+const (
+	size     = 16*chunk + 4096*3 + 512
+	longTime = 2 * time.Minute // for a busy machine
+)
 
 // vault is a disk in a store: it counts what is read, in order, and can be made slow.
 type vault struct {
@@ -74,7 +77,7 @@ func open(t testing.TB, d target.Disk, path string) *Copy {
 }
 
 func run(t testing.TB, c *Copy) error {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), longTime)
 	defer cancel()
 	err := c.Run(ctx)
 	if ctx.Err() != nil {
@@ -198,12 +201,12 @@ func TestWaits(t *testing.T) {
 	free := int64(1 << 40)
 	c.room = func() (int64, error) { mu.Lock(); defer mu.Unlock(); return free, nil }
 	done := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), longTime)
 	defer cancel()
 	go func() { done <- c.Run(ctx) }()
 	waits := func(why string) {
 		t.Helper()
-		targettest.WaitFor(t, time.Minute, why, func() bool { return strings.Contains(c.Status().Why, why) })
+		targettest.WaitFor(t, longTime, why, func() bool { return strings.Contains(c.Status().Why, why) })
 	}
 	waits("broken")
 	mu.Lock()
@@ -228,7 +231,7 @@ func TestGoesOn(t *testing.T) {
 		v := &vault{Disk: targettest.Mem("sda", data)}
 		c := open(t, v, path)
 		had := c.Status().Done
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), longTime)
 		room := 0
 		c.room = func() (int64, error) {
 			if room++; room > n {

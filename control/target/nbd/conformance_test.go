@@ -69,7 +69,7 @@ func serve(t testing.TB, data []byte) (dir, image string, o *overlay.Overlay) {
 // run runs a client in the socket's directory and returns what it says.
 func run(t testing.TB, dir, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir

@@ -126,7 +126,7 @@ func dial(t *testing.T, e Export) *peer {
 			t.Errorf("the server left %v", left)
 		}
 	})
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	return &peer{t, c}
 }
 

@@ -89,7 +89,7 @@ func TestKilled(t *testing.T) {
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
-		watchdog := time.AfterFunc(60*time.Second, func() { c.Process.Kill() })
+		watchdog := time.AfterFunc(3*time.Minute, func() { c.Process.Kill() })
 		enough, lines := 5+rand.IntN(200), 0
 		for s := bufio.NewScanner(out); s.Scan(); lines++ {
 			var page int
