@@ -16,7 +16,7 @@ import (
 )
 
 // callTime bounds one answer of the browser, at any load.
-const callTime = 60 * time.Second
+const callTime = 2 * time.Minute
 
 // commands are what Chromium is called, the lighter first.
 var commands = []string{"chromium-headless-shell", "chromium", "chromium-browser"}

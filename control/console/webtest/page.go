@@ -120,7 +120,7 @@ func (p *Page) Open(url string) {
 	p.mu.Lock()
 	p.weight, p.policy = 0, ""
 	p.mu.Unlock()
-	p.b.must(p.eval("window.before = true", nil)) // the next document has no such thing
+	Eval[bool](p, "window.before = true") // the next document has no such thing
 	var went struct{ ErrorText string }
 	p.call("Page.navigate", map[string]any{"url": url}, &went)
 	if went.ErrorText != "" {
@@ -147,7 +147,7 @@ func (p *Page) Complaints() []string {
 }
 
 // waitTime is many times what anything takes here when nothing else runs.
-const waitTime = 90 * time.Second
+const waitTime = 3 * time.Minute
 
 func (p *Page) wait(what string, cond func() bool) {
 	p.b.t.Helper()
@@ -187,11 +187,27 @@ func (p *Page) eval(script string, out any) error {
 	return json.Unmarshal(r.Result.Value, out)
 }
 
-// Eval evaluates a script and returns its value.
+// Eval evaluates a script and returns its value. While the page is on its way to another it
+// is asked of that one.
 func Eval[T any](p *Page, script string) (v T) {
 	p.b.t.Helper()
-	p.b.must(p.eval(script, &v))
+	var err error
+	p.wait("evaluate "+script, func() bool {
+		err = p.eval(script, &v)
+		return err == nil || !onItsWay(err)
+	})
+	p.b.must(err)
 	return v
+}
+
+// onItsWay is what the browser says of a document that has just been left.
+func onItsWay(err error) bool {
+	for _, s := range []string{"context was destroyed", "Cannot find context", "navigated or closed"} {
+		if strings.Contains(err.Error(), s) {
+			return true
+		}
+	}
+	return false
 }
 
 // Wait waits until a script is true. One that fails is not: the page may be on its way to
@@ -225,8 +241,7 @@ func (p *Page) Click(what string) {
 	p.b.t.Helper()
 	// A page that is still coming moves under the mouse.
 	p.Wait("find "+what, find(what)+` && document.readyState === "complete"`)
-	var at struct{ X, Y float64 }
-	p.b.must(p.eval(fmt.Sprintf(`(() => { const e = %s; e.scrollIntoView({block: "center", behavior: "instant"}); const r = e.getBoundingClientRect(); return {X: r.x + r.width / 2, Y: r.y + r.height / 2}; })()`, find(what)), &at))
+	at := Eval[struct{ X, Y float64 }](p, fmt.Sprintf(`(() => { const e = %s; e.scrollIntoView({block: "center", behavior: "instant"}); const r = e.getBoundingClientRect(); return {X: r.x + r.width / 2, Y: r.y + r.height / 2}; })()`, find(what)))
 	for _, kind := range []string{"mousePressed", "mouseReleased"} {
 		p.call("Input.dispatchMouseEvent", map[string]any{"type": kind, "x": at.X, "y": at.Y, "button": "left", "clickCount": 1}, nil)
 	}

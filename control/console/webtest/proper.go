@@ -52,6 +52,6 @@ func (p *Page) Pictures(dir, name string) {
 func (p *Page) Refill(selector, text string) {
 	p.b.t.Helper()
 	p.Wait("find "+selector, find(selector))
-	p.b.must(p.eval(fmt.Sprintf("(%s.value = '', true)", find(selector)), nil))
+	Eval[bool](p, fmt.Sprintf("(%s.value = '', true)", find(selector)))
 	p.Fill(selector, text)
 }
