@@ -44,9 +44,15 @@ func TestFencedAgentIsQuiet(t *testing.T) {
 	if quiet.Fence != 3 || quiet.Machine != "m" || quiet.Bytes != 0 || quiet.Error != "" {
 		t.Errorf("it says %+v", quiet)
 	}
-	if st, running, err := ReadStatus(cfg.StateDir); err != nil || !running || st.Fenced != "it was failed over" {
-		t.Errorf("status %+v, %v, %v", st, running, err)
-	}
+	until(t, "its status says why", func() bool {
+		st, running, err := ReadStatus(cfg.StateDir)
+		return err == nil && running && st.Fenced == "it was failed over"
+	})
+	// What it had published before may still be on its way to the receiver.
+	until(t, "all that was sent to be taken", func() bool {
+		s, err := b.JS.Stream(t.Context(), streams.Changes)
+		return err == nil && s.CachedInfo().State.Msgs == 0
+	})
 	opens, cuts := get(r, func() int { return len(r.opens) }), get(r, func() int { return len(r.cuts) })
 	change(t, path, 7, "written behind the fence")
 	change(t, path, 2000, "and this")

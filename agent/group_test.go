@@ -132,7 +132,7 @@ func TestAgentFollowsThePolicy(t *testing.T) {
 	cfg.Machine, cfg.Interval = "m1", time.Hour
 	start(t, cfg, b)
 	until(t, "the first cut", func() bool { return r.hasCut(sumOf(t, path)) })
-	if _, err := asked.NextMsg(20 * time.Second); err != nil {
+	if _, err := asked.NextMsg(2 * time.Minute); err != nil {
 		t.Fatalf("the agent does not ask for its policy: %v", err)
 	}
 	change(t, path, 150, "in an hour, or now")
@@ -150,7 +150,7 @@ func TestAgentFollowsThePolicy(t *testing.T) {
 	}
 	until(t, "a cut long before the hour", func() bool { return r.hasCut(sumOf(t, path)) })
 	for {
-		m, err := changes.NextMsg(20 * time.Second)
+		m, err := changes.NextMsg(2 * time.Minute)
 		if err != nil {
 			t.Fatalf("no block came: %v", err)
 		}

@@ -251,9 +251,7 @@ func TestDisksChange(t *testing.T) {
 	disktest.Run(t, "losetup", "-c", ds[2].Path)
 	put(t, ds[2].Path, 2*someSize/wire.BlockSize-1, "the new last block")
 	cut(2)
-	if s := resized(); !strings.Contains(s, "16777216") {
-		t.Errorf("events: %q", s)
-	}
+	until(t, "a word on the new size", func() bool { return strings.Contains(resized(), "16777216") })
 	// Cut off and given back, whether or not somebody looked between: zeros, and no write.
 	for _, size := range []int64{someSize, 2 * someSize} {
 		if err := os.Truncate(d.Backing(), size); err != nil {
@@ -273,8 +271,8 @@ func TestDisksChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "a word on the disk that is not there", func() bool { return strings.Contains(refused(), "not-there") })
-	st, running, err := ReadStatus(cfg.StateDir)
-	if err != nil || !running || len(st.Disks) != 2 || st.Disks[0].Driver != "trace" || !st.Disks[0].WithoutAgent {
-		t.Errorf("status %+v, %v, %v", st, running, err)
-	}
+	until(t, "a status of the two that are there", func() bool {
+		st, running, err := ReadStatus(cfg.StateDir)
+		return err == nil && running && len(st.Disks) == 2 && st.Disks[0].Driver == "trace" && st.Disks[0].WithoutAgent
+	})
 }

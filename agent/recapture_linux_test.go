@@ -44,23 +44,22 @@ func TestPolicyChoosesTheDriver(t *testing.T) {
 		}
 	}
 	cut()
-	if driver() != "trace" || len(instancesOf(t, d.Path)) == 0 {
-		t.Fatalf("the disk is followed by %q", driver())
+	until(t, "its status says that it is traced", func() bool { return driver() == "trace" })
+	if len(instancesOf(t, d.Path)) == 0 {
+		t.Fatal("nothing records")
 	}
 	say("scan")
 	until(t, "the scan driver", func() bool { return driver() == "scan" })
-	if in := instancesOf(t, d.Path); len(in) != 0 {
-		t.Errorf("the kernel still records: %v", in)
-	}
+	until(t, "the kernel to record no longer", func() bool { return len(instancesOf(t, d.Path)) == 0 })
 	put(t, d.Path, 2, "while it is scanned")
 	cut()
 	say("auto")
 	until(t, "the trace driver", func() bool { return driver() == "trace" })
 	put(t, d.Path, 3, "while it is traced again")
 	cut()
-	if s := told(); !strings.Contains(s, "followed by trace") || !strings.Contains(s, "followed by scan") {
-		t.Errorf("events: %q", s)
-	}
+	until(t, "a word on both", func() bool {
+		return strings.Contains(told(), "followed by trace") && strings.Contains(told(), "followed by scan")
+	})
 }
 
 // A disk that cannot be followed as the policy wants stays as it is, and somebody is told.

@@ -19,7 +19,10 @@ import (
 	"github.com/leeward-dr/leeward/agent/quiesce"
 )
 
-const mib = 1 << 20
+const (
+	mib      = 1 << 20
+	patience = time.Minute // for a write that nothing holds up any more, on a busy machine
+)
 
 var ctx = context.Background()
 
@@ -42,7 +45,7 @@ func victim() int {
 	err := json.NewDecoder(os.Stdin).Decode(&mounts)
 	if err == nil {
 		var f *quiesce.Freezer
-		if f, err = quiesce.New(quiesce.Options{Bound: time.Minute}); err == nil {
+		if f, err = quiesce.New(quiesce.Options{Bound: time.Hour}); err == nil {
 			_, err = f.Freeze(ctx, mounts)
 		}
 	}
@@ -162,7 +165,7 @@ func TestFreezeHoldsWriters(t *testing.T) {
 				if err != nil || took < 100*time.Millisecond || len(fr.Skipped()) != 0 || time.Until(fr.Deadline()) <= 0 {
 					t.Fatalf("thaw after %v: %v, skipped %v", took, err, fr.Skipped())
 				}
-				within(t, 10*time.Second, "the write", done)
+				within(t, patience, "the write", done)
 				if _, err := fr.Thaw(); err == nil {
 					t.Fatal("a second Thaw succeeded")
 				}
@@ -211,8 +214,8 @@ func TestFreezeInOrder(t *testing.T) {
 		if _, err := fr.Thaw(); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 10*time.Second, "the upper write", up)
-		within(t, 10*time.Second, "the lower write", low)
+		within(t, patience, "the upper write", up)
+		within(t, patience, "the lower write", low)
 	}
 }
 
@@ -257,30 +260,45 @@ func TestGuardThawsWhenTheAgentIsKilled(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("thawed %v after the kill", within(t, time.Second, "thawed", done))
+	t.Logf("thawed %v after the kill", within(t, patience, "thawed", done)) // of an hour that it may last
 }
 
 func TestGuardThawsWhenTheBoundIsOver(t *testing.T) {
 	dev, dir := mounted(t, "xfs", 320*mib)
-	const bound = 300 * time.Millisecond
-	f := newFreezer(t, quiesce.Options{Bound: bound})
 	mounts := mountsOf(t, dev)
-	fr, err := f.Freeze(ctx, mounts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, fr := stalling(t, mounts)
 	done := writing(t, dir)
-	within(t, bound+time.Second, "thawed by the guard", done) // the agent stalls here
+	within(t, patience, "thawed by the guard", done) // the agent stalls here
 	if _, err := fr.Thaw(); !errors.Is(err, quiesce.ErrThawed) || !strings.Contains(err.Error(), dir) {
 		t.Fatalf("Thaw says %v: the cut would be taken for good", err)
 	}
 	// And everything works again.
-	fr, err = f.Freeze(ctx, mounts)
-	if err != nil {
-		t.Fatal(err)
+	for end := time.Now().Add(patience); ; {
+		fr, err := f.Freeze(ctx, mounts)
+		if err == nil {
+			_, err = fr.Thaw()
+		}
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) || !errors.Is(err, quiesce.ErrTooSlow) && !errors.Is(err, quiesce.ErrThawed) {
+			t.Fatal(err)
+		}
 	}
-	if _, err := fr.Thaw(); err != nil {
-		t.Fatal(err)
+}
+
+// stalling freezes with a bound that is soon over, the shortest that this machine keeps now.
+func stalling(t *testing.T, mounts []disk.Mount) (*quiesce.Freezer, *quiesce.Frozen) {
+	t.Helper()
+	for bound := 300 * time.Millisecond; ; bound *= 4 {
+		f := newFreezer(t, quiesce.Options{Bound: bound})
+		fr, err := f.Freeze(ctx, mounts)
+		if err == nil {
+			return f, fr
+		}
+		if bound > 10*time.Second || !errors.Is(err, quiesce.ErrTooSlow) {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -306,7 +324,7 @@ func TestSomebodyElseThaws(t *testing.T) {
 	if !errors.Is(err, quiesce.ErrRefused) || !strings.Contains(err.Error(), "somebody else") {
 		t.Errorf("got %v", err)
 	}
-	within(t, 10*time.Second, "the write", done)
+	within(t, patience, "the write", done)
 }
 
 func TestDeadGuardIsReplaced(t *testing.T) {
@@ -333,7 +351,7 @@ func TestDeadGuardIsReplaced(t *testing.T) {
 		if _, err := fr.Thaw(); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 10*time.Second, "the write", done)
+		within(t, patience, "the write", done)
 		if fr, err = f.Freeze(ctx, mounts); err != nil {
 			t.Fatal(err)
 		}
@@ -347,7 +365,7 @@ func TestDeadGuardIsReplaced(t *testing.T) {
 func guardOf(t *testing.T) int {
 	t.Helper()
 	var pid int
-	disktest.Eventually(t, 5*time.Second, "a guard", func() bool {
+	disktest.Eventually(t, patience, "a guard", func() bool {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
 		tasks, _ := filepath.Glob("/proc/self/task/*/children")
 		for _, task := range tasks {

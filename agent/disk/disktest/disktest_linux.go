@@ -82,7 +82,7 @@ func Attach(t testing.TB, file string, options ...string) string {
 	t.Helper()
 	var dev string
 	args := append(append([]string{"-f", "--show"}, options...), file)
-	Eventually(t, 10*time.Second, "a free loop device", func() bool {
+	Eventually(t, patience, "a free loop device", func() bool {
 		out, err := exec.Command("losetup", args...).Output() // another process may be faster
 		dev = strings.TrimSpace(string(out))
 		return err == nil && dev != ""
@@ -117,7 +117,7 @@ func Partition(t testing.TB, dev string, n int) []string {
 	var parts []string
 	for i := range n {
 		p := fmt.Sprintf("%sp%d", dev, i+1)
-		Eventually(t, 5*time.Second, p, func() bool { _, err := os.Stat(p); return err == nil })
+		Eventually(t, patience, p, func() bool { _, err := os.Stat(p); return err == nil })
 		parts = append(parts, p)
 	}
 	return parts
@@ -178,6 +178,9 @@ func Unmount(t testing.TB, dir string) {
 	}
 	t.Errorf("umount %s: %s", dir, out)
 }
+
+// patience is for a busy machine.
+const patience = 2 * time.Minute
 
 // Eventually waits until a condition holds.
 func Eventually(t testing.TB, within time.Duration, what string, holds func() bool) {
