@@ -351,7 +351,7 @@ func letIn(t *testing.T, dir, url string) {
 	if err := json.NewDecoder(r.Body).Decode(&g); err != nil || r.StatusCode != http.StatusOK || g.Machine != "web1" {
 		t.Fatalf("enrolment: %d %+v, %v", r.StatusCode, g, err)
 	}
-	nc, err := nats.Connect(g.URL, nats.UserJWT(func() (string, error) { return g.JWT, nil }, user.Sign), nats.CustomInboxPrefix(bus.InboxPrefix(public)))
+	nc, err := nats.Connect(g.URL, nats.UserJWT(func() (string, error) { return g.JWT, nil }, user.Sign), nats.Timeout(rolesPatience), nats.CustomInboxPrefix(bus.InboxPrefix(public)))
 	if err != nil {
 		t.Fatalf("connect to %s as the enrolled agent: %v", g.URL, err)
 	}

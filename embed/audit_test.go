@@ -60,7 +60,7 @@ func TestRefusalsAreTold(t *testing.T) {
 			}
 		}
 	}
-	if err := nc.FlushTimeout(20 * time.Second); err != nil {
+	if err := nc.FlushTimeout(patience); err != nil {
 		t.Fatal(err)
 	}
 	stop(t, s) // tells the rest

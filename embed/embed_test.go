@@ -33,8 +33,11 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// patience is for a busy machine.
+const patience = 2 * time.Minute
+
 func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -58,7 +61,7 @@ func start(t *testing.T, c Config) *Server {
 
 func stop(t *testing.T, s *Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := s.Stop(ctx); err != nil {
 		t.Error(err)
@@ -350,7 +353,7 @@ func TestLameDuck(t *testing.T) {
 	c.LameDuck = 200 * time.Millisecond
 	s := start(t, c)
 	told := make(chan struct{})
-	nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Admin)), nats.LameDuckModeHandler(func(*nats.Conn) { close(told) }))
+	nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Admin)), nats.Timeout(patience), nats.LameDuckModeHandler(func(*nats.Conn) { close(told) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +366,7 @@ func TestLameDuck(t *testing.T) {
 	}
 	c.Dir, c.LameDuck = t.TempDir(), time.Hour
 	s = start(t, c)
-	nc2, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Admin)))
+	nc2, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(Admin)), nats.Timeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,7 +377,7 @@ func TestLameDuck(t *testing.T) {
 	if err := s.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took > 20*time.Second {
+	if took := time.Since(begin); took > patience { // of an hour
 		t.Errorf("stopping took %v", took)
 	}
 }

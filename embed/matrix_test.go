@@ -34,7 +34,7 @@ func enrolled(t *testing.T, s *Server, machine string, groups ...string) (nc *na
 		t.Fatal(err)
 	}
 	nc, err = nats.Connect(s.ClientURL(), nats.UserJWT(func() (string, error) { return token, nil }, kp.Sign),
-		nats.CustomInboxPrefix(bus.InboxPrefix(publicKey)), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		nats.CustomInboxPrefix(bus.InboxPrefix(publicKey)), nats.Timeout(patience), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func TestTokenCannotBeForged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		nc, err := nats.Connect(s.ClientURL(), nats.UserJWT(func() (string, error) { return token, nil }, kp.Sign))
+		nc, err := nats.Connect(s.ClientURL(), nats.UserJWT(func() (string, error) { return token, nil }, kp.Sign), nats.Timeout(patience))
 		if err == nil {
 			nc.Close()
 			t.Errorf("%s gets in", what)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/leeward-dr/leeward/streams"
 	"github.com/leeward-dr/leeward/streams/bus"
+	"github.com/leeward-dr/leeward/streams/streamstest"
 )
 
 // childNode turns the test binary into a node of a cluster, run as deploy/nats says.
@@ -40,19 +40,6 @@ type cluster struct {
 	nodes [3]*exec.Cmd
 }
 
-func freePorts(t *testing.T, n int) (ports []string) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().String())
-	}
-	return ports
-}
-
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := &cluster{t: t, dir: t.TempDir()}
@@ -71,7 +58,7 @@ func startCluster(t *testing.T) *cluster {
 			}
 		}
 	}
-	ports := freePorts(t, 6)
+	ports := streamstest.Addresses(t, 6)
 	for i := range c.nodes {
 		c.urls[i] = "tls://" + ports[i]
 		c.env[i] = []string{
@@ -113,7 +100,7 @@ func (c *cluster) kill(i int) {
 
 func (c *cluster) connect(r Role) *bus.Bus {
 	c.t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		b, err := bus.Connect(within(c.t), bus.Options{Context: filepath.Join(c.dir, "contexts", string(r)+".json")})
 		if err == nil {
 			c.t.Cleanup(b.Close)
@@ -125,11 +112,11 @@ func (c *cluster) connect(r Role) *bus.Bus {
 	}
 }
 
-// insist does f until it succeeds or a minute has passed.
+// insist does f until it succeeds.
 func insist(t *testing.T, what string, f func(context.Context) error) {
 	t.Helper()
 	began := time.Now()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		err := f(within(t))
 		if err == nil {
 			t.Logf("%s: %v", what, time.Since(began).Round(time.Millisecond))

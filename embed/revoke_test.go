@@ -40,7 +40,7 @@ func TestRevoke(t *testing.T) {
 	}
 	user := nats.UserJWT(func() (string, error) { return token, nil }, kp.Sign)
 	closed := make(chan struct{})
-	nc, err := nats.Connect(s.ClientURL(), user, nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	nc, err := nats.Connect(s.ClientURL(), user, nats.Timeout(patience), nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,12 +51,12 @@ func TestRevoke(t *testing.T) {
 	}
 	select {
 	case <-closed:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the revoked user is still connected")
 	}
 	refused := func(s *Server) {
 		t.Helper()
-		nc, err := nats.Connect(s.ClientURL(), user)
+		nc, err := nats.Connect(s.ClientURL(), user, nats.Timeout(patience))
 		if err == nil {
 			nc.Close()
 			t.Fatal("the revoked user is let in")
@@ -66,7 +66,7 @@ func TestRevoke(t *testing.T) {
 		}
 	}
 	refused(s)
-	if err := other.FlushTimeout(10 * time.Second); err != nil {
+	if err := other.FlushTimeout(patience); err != nil {
 		t.Errorf("another machine: %v", err)
 	}
 	// Again is no change, and another one does not end the first.
@@ -150,7 +150,7 @@ func TestAnswersSentElsewhere(t *testing.T) {
 				}
 			}
 		}
-		if err := nc.FlushTimeout(20 * time.Second); err != nil {
+		if err := nc.FlushTimeout(patience); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -158,7 +158,7 @@ func TestAnswersSentElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for {
-		g, err := heard.NextMsg(20 * time.Second)
+		g, err := heard.NextMsg(patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,13 +217,13 @@ func TestOwnCluster(t *testing.T) {
 		}
 		ns.Start()
 		t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
-		if !ns.ReadyForConnections(20 * time.Second) {
+		if !ns.ReadyForConnections(patience) {
 			t.Fatal("a server does not start")
 		}
 		route = fmt.Sprintf("%q", "nats://"+ns.ClusterAddr().String())
 		nodes = append(nodes, ns)
 	}
-	for end := time.Now().Add(20 * time.Second); nodes[0].NumRoutes() == 0 || nodes[1].NumRoutes() == 0; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); nodes[0].NumRoutes() == 0 || nodes[1].NumRoutes() == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("no cluster")
 		}
@@ -250,7 +250,7 @@ func TestOwnCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed := make(chan struct{})
-	nc, err := nats.Connect(nodes[1].ClientURL(), nats.UserJWT(func() (string, error) { return token, nil }, kp.Sign), nats.NoReconnect(),
+	nc, err := nats.Connect(nodes[1].ClientURL(), nats.UserJWT(func() (string, error) { return token, nil }, kp.Sign), nats.Timeout(patience), nats.NoReconnect(),
 		nats.ClosedHandler(func(*nats.Conn) { close(closed) }), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +266,7 @@ func TestOwnCluster(t *testing.T) {
 	}
 	select {
 	case <-closed:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Error("still connected to the other server")
 	}
 }

@@ -16,7 +16,7 @@ import (
 // dial makes a raw connection as a role.
 func dial(t *testing.T, s *Server, r Role) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(r)), nats.CustomInboxPrefix(bus.InboxPrefix(public(t, s, r))),
+	nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(s.CredsFile(r)), nats.CustomInboxPrefix(bus.InboxPrefix(public(t, s, r))), nats.Timeout(patience),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func allowed(t *testing.T, nc *nats.Conn, subject string, do func() error) bool 
 		t.Fatal(err)
 	}
 	// A refusal comes before the answer to this one and is noted when it is read.
-	if err := nc.FlushTimeout(20 * time.Second); err != nil {
+	if err := nc.FlushTimeout(patience); err != nil {
 		t.Fatal(err)
 	}
 	err := nc.LastError()
@@ -157,20 +157,20 @@ func TestTapSeesHeaders(t *testing.T) {
 	if err := worker.Conn.PublishMsg(told); err != nil {
 		t.Fatal(err)
 	}
-	if err := worker.Conn.FlushTimeout(20 * time.Second); err != nil {
+	if err := worker.Conn.FlushTimeout(patience); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := op.JS.Publish(within(t), receipt, []byte("all")); err != nil {
 		t.Fatal(err)
 	}
-	first, err := sub.NextMsg(20 * time.Second)
+	first, err := sub.NextMsg(patience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(first.Subject, "leeward.tap.changes.") || len(first.Data) != 0 || first.Header.Get("Leeward-Kind") != "block" {
 		t.Errorf("%s %v %q", first.Subject, first.Header, first.Data)
 	}
-	second, err := sub.NextMsg(20 * time.Second)
+	second, err := sub.NextMsg(patience)
 	if err != nil || second.Subject != receipt || string(second.Data) != "all" {
 		t.Errorf("%+v, %v", second, err)
 	}
@@ -208,7 +208,7 @@ func TestAgentsDay(t *testing.T) {
 	if _, err := op.JS.Publish(within(t), receipt, []byte("got it")); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := heard.NextMsg(5 * time.Second); err != nil || string(m.Data) != "got it" {
+	if m, err := heard.NextMsg(patience); err != nil || string(m.Data) != "got it" {
 		t.Errorf("receipt: %v", err)
 	}
 	for name, subject := range map[string]string{streams.Receipts: receipt, streams.Changes: streams.ChangesSubject("m", "d")} {

@@ -98,7 +98,7 @@ func newPowered(t *testing.T) *powered {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	p := &powered{t: t, ctx: ctx, rig: r, disk: &store{}, id: vault.DiskID{Machine: "web", Disk: "sda"}, image: filepath.Join(r.Dir, "sda.img")}
 	t.Cleanup(func() {
 		p.rest()
@@ -223,7 +223,7 @@ func (p *powered) write(n int) {
 // await waits for something that must happen.
 func (p *powered) await(what string, ok func() bool) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(p.ctx, 3*time.Minute)
 	defer cancel()
 	if err := rig.Poll(ctx, 20*time.Millisecond, func() (bool, error) { return ok(), nil }); err != nil {
 		p.t.Fatalf("waited for %s: %v", what, err)

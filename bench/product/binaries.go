@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/leeward-dr/leeward/agent/capture/trace"
@@ -86,11 +88,17 @@ func Key(dir string) string { return filepath.Join(dir, "keys", "vault.key") }
 // Vault is the vault's directory below an appliance's.
 func Vault(dir string) string { return filepath.Join(dir, "vault") }
 
-// FreeAddress returns a loopback address that nobody listens on.
+// FreeAddress returns a loopback address that nobody listens on. It may be left and taken
+// again: it is below the ports that a kernel gives to whoever connects, where another's
+// connection, or one to the address itself while nobody is there, could take it.
 func FreeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	for tries := 0; ; tries++ {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(20000))))
+		if err == nil {
+			return l.Addr().String(), l.Close()
+		}
+		if tries == 1000 {
+			return "", fmt.Errorf("find a free port: %w", err)
+		}
 	}
-	return l.Addr().String(), l.Close()
 }

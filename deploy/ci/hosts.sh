@@ -82,7 +82,7 @@ host_up() {
 	unshare --pid --uts --fork --kill-child chroot "$root" /usr/bin/env -i container=systemd-nspawn PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 		sh -c "mount -t proc proc /proc; exec /lib/systemd/systemd --unit=try.target --show-status=0" </dev/null >"$top/$name/boot.log" 2>&1 &
 	echo $! >"$top/$name/pid"
-	ready 60 on "$name" systemctl is-active try-sshd.service
+	ready 180 on "$name" systemctl is-active try-sshd.service
 }
 
 on() {

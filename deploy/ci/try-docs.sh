@@ -87,7 +87,7 @@ while IFS=$'\t' read -r session where what command; do
 	case $command in *POINT*) point=$(on dr leeward point ls web1 -o json | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p' | head -1) ;; esac
 	command=${command//JOB/$job} command=${command//POINT/$point} code=0
 	if [ "$what" = wait ]; then
-		end=$((SECONDS + 90))
+		end=$((SECONDS + 180))
 		until run "$session" "$command"; do
 			[ $SECONDS -lt $end ] || fail "$where: waited in vain for: $command: $(cat "$dr/root/$session/.said")"
 			sleep 0.3

@@ -62,7 +62,7 @@ mkdir -p "$dr/run/try/bin"
 mount --bind "$bin" "$dr/run/try/bin"
 cp -r "$top/keys" "$dr/run/try/keys"
 leeward() { on dr env HOME=/run/try leeward "$@"; }
-ready 60 leeward status
+ready 180 leeward status
 step "the appliance is up, as user $(on dr systemctl show -p User --value leeward)"
 
 said=$top/said
@@ -95,10 +95,10 @@ try 0 "webserver" install admin@10.77.0.1:2222 --host-key "$print" --password-fi
 on webserver systemctl is-active --quiet leeward-agent.service || fail "the unit does not run"
 on webserver systemctl is-enabled --quiet leeward-agent.service || fail "the unit does not start at boot"
 has_points() { [ "$(leeward point ls webserver -o json | grep -c '"id"')" -ge "$1" ]; }
-ready 60 has_points 1
+ready 180 has_points 1
 dd if=/dev/urandom of="$root/srv/file" bs=1M count=8 conv=fsync status=none
-ready 30 has_points 3
-leeward failover test webserver --serial 'HEARTBEAT.*write=ok' --memory 64MiB --timeout 60s >"$said" 2>&1 || fail "the unit cannot bring machines up: $(cat "$said")"
+ready 180 has_points 3
+leeward failover test webserver --serial 'HEARTBEAT.*write=ok' --memory 64MiB --timeout 180s >"$said" 2>&1 || fail "the unit cannot bring machines up: $(cat "$said")"
 leeward failover cleanup "$(sed -n 's/^job  *//p' "$said")" >/dev/null
 step "installed, protected, booted: $(leeward point ls webserver | sed -n 2p)"
 ! grep -rqF -e "$word" "$lee" "$root/var/log" "$root/etc/leeward" "$root/run" --exclude-dir=keys || fail "the password is in a file"
@@ -110,7 +110,7 @@ try 5 "upgrade" install admin@10.77.0.1:2222 "${known[@]}" --password-file /run/
 # Another version; one that does not stay up; several hosts of which one is not there.
 instance() { leeward machine show webserver -o json | grep agent_instance; }
 before=$(instance)
-try 3 "1 of 2 hosts" upgrade root@10.77.0.1:2222 root@10.77.0.9:2222 "${known[@]}" --identity /run/try/keys/user --connect-time 1s --agent /run/try/bin/new/leeward-agent
+try 3 "1 of 2 hosts" upgrade root@10.77.0.1:2222 root@10.77.0.9:2222 "${known[@]}" --identity /run/try/keys/user --connect-time 10s --agent /run/try/bin/new/leeward-agent
 [ "$("$root/usr/local/bin/leeward-agent" version)" = "leeward-agent v9.9.9-try" ] || fail "the new version is not there"
 grep -q 'v9.9.9-try.*yes' "$said" || fail "it does not say what is there now: $(cat "$said")"
 [ "$before" != "$(instance)" ] || fail "the agent before still runs"
@@ -118,7 +118,7 @@ try 1 "runs again" upgrade root@10.77.0.1:2222 "${known[@]}" --identity /run/try
 [ "$("$root/usr/local/bin/leeward-agent" version)" = "leeward-agent v9.9.9-try" ] || fail "the version before did not come back"
 on webserver systemctl is-active --quiet leeward-agent.service || fail "the version before does not run"
 n=$(leeward point ls webserver -o json | grep -c '"id"')
-ready 60 has_points $((n + 2))
+ready 180 has_points $((n + 2))
 step "upgraded; a broken one made room again"
 
 # Nothing is left, and its key is refused.
@@ -136,7 +136,7 @@ document() { [ -z "$out" ] || sed -n '/^{/,/^}/p' "$said" >"$out/$1.json"; } # w
 document install
 try 0 "uninstalled" uninstall root@10.77.0.1:2222 "${known[@]}" --identity /run/try/keys/user -o json
 document uninstall
-try 3 "1 of 2 hosts" uninstall root@10.77.0.1:2222 root@10.77.0.9:2222 "${known[@]}" --identity /run/try/keys/user --connect-time 1s -o json
+try 3 "1 of 2 hosts" uninstall root@10.77.0.1:2222 root@10.77.0.9:2222 "${known[@]}" --identity /run/try/keys/user --connect-time 10s -o json
 document partial
 step "installed again by key, and removed"
 [ -n "$driver" ] || exit 0

@@ -43,7 +43,7 @@ func newAgent(t *testing.T, dir string) *agent {
 // connect connects with a role's context; it tries until the appliance is up.
 func connect(t *testing.T, dir, role string) *bus.Bus {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; {
+	for end := time.Now().Add(patience); ; {
 		b, err := bus.Connect(t.Context(), bus.Options{Context: filepath.Join(dir, "contexts", role+".json")})
 		if err == nil {
 			return b
@@ -104,6 +104,20 @@ func (a *agent) link(c *wire.Change) {
 	a.outbox = append(a.outbox, message{streams.ChangesSubject("web", "sda"), wire.MsgID(c), p})
 }
 
+// send publishes the outbox, as often as a busy machine needs it.
+func (a *agent) send(b *bus.Bus) {
+	a.t.Helper()
+	for end := time.Now().Add(patience); ; pause(a.t) {
+		err := a.flush(b)
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			a.t.Fatal(err)
+		}
+	}
+}
+
 // flush publishes the outbox in order. What fails stays in it.
 func (a *agent) flush(b *bus.Bus) error {
 	for len(a.outbox) > 0 {
@@ -127,7 +141,7 @@ func (a *agent) listed() {
 	c := api.NewClient(b.Conn)
 	var got []string
 	var err error
-	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); pause(a.t) {
+	for end := time.Now().Add(patience); time.Now().Before(end); pause(a.t) {
 		var all []api.Point
 		if all, err = c.Points(a.t.Context(), api.Query{}); err != nil {
 			continue // it is just starting

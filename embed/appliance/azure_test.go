@@ -130,7 +130,13 @@ func (m mortal) Do(req *http.Request) (*http.Response, error) {
 		// What the process does from now on has never been.
 		a.n, a.dies = a.n+1, ""
 		next := fmt.Sprintf("%s-%d", a.dir, a.n)
-		if err := os.CopyFS(next, os.DirFS(a.dir)); err != nil {
+		err := os.CopyFS(next, os.DirFS(a.dir))
+		for n := 0; err != nil && n < 100; n++ { // it may be replacing a file just now
+			if err = os.RemoveAll(next); err == nil {
+				err = os.CopyFS(next, os.DirFS(a.dir))
+			}
+		}
+		if err != nil {
 			a.Errorf("keep what a process that dies has on its disk: %v", err)
 		}
 		a.dir = next
@@ -232,9 +238,14 @@ func (a *away) ask(kind life.Kind, r api.LifeRequest, want life.Phase) {
 		a.Fatalf("%s: %v", kind, err)
 	}
 	for {
+		a.mu.Lock()
+		died := a.died
+		a.mu.Unlock()
 		select {
-		case <-a.died:
+		case <-died:
+			a.mu.Lock()
 			a.died = make(chan struct{})
+			a.mu.Unlock()
 			a.Log("control was killed")
 			a.down(true)
 			a.up()

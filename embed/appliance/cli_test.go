@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,9 +43,7 @@ func TestCommandLine(t *testing.T) {
 	for range 3 {
 		a.point()
 	}
-	if err := a.flush(b); err != nil {
-		t.Fatal(err)
-	}
+	a.send(b)
 	a.listed()
 	image := filepath.Join(t.TempDir(), "web.img")
 	cases := []struct {
@@ -131,20 +128,39 @@ func jobs(t *testing.T, dir, image string) {
 	}
 }
 
+// interrupting is output that presses Ctrl-C after some lines.
+type interrupting struct {
+	locked
+	lines int
+	then  func()
+}
+
+func (o *interrupting) Write(p []byte) (int, error) {
+	n, err := o.locked.Write(p)
+	if strings.Count(o.String(), "\n") >= o.lines {
+		o.then()
+	}
+	return n, err
+}
+
 // Ctrl-C ends a watch without complaint; with JSON each screen is one line.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	startHere(t, dir)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	code, out, errs := lw(t, ctx, dir, "status", "--watch", "--interval", "200ms", "-o", "json")
-	if code != 0 || errs != "" {
+	out, errs := &interrupting{lines: 3, then: cancel}, &locked{}
+	code := cli.Main(ctx, cli.Options{
+		Args: []string{"status", "--watch", "--interval", "200ms", "-o", "json", "--dir", dir}, In: strings.NewReader(""), Out: out, Err: errs,
+		Getenv: func(string) string { return "" }, Version: cli.ThisVersion("v1.2.3"),
+	})
+	if code != 0 || errs.String() != "" {
 		t.Errorf("exit code %d\n%s", code, errs)
 	}
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if len(lines) < 2 {
-		t.Errorf("%d lines in two seconds", len(lines))
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) < out.lines {
+		t.Errorf("%d lines in %v", len(lines), patience)
 	}
 	for _, l := range lines {
 		if !json.Valid([]byte(l)) {

@@ -14,9 +14,7 @@ func TestCompletion(t *testing.T) {
 	b := connect(t, dir, "agent")
 	defer b.Close()
 	a.point()
-	if err := a.flush(b); err != nil {
-		t.Fatal(err)
-	}
+	a.send(b)
 	a.listed()
 	for _, c := range []struct{ args, want string }{
 		{"machine show|", "web\t"},

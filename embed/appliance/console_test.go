@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/leeward-dr/leeward/control/console/webtest"
 	"github.com/leeward-dr/leeward/control/target/targettest"
@@ -71,7 +70,7 @@ func runAgent(t *testing.T, binary, manage, pin, token string) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if b, err := exec.CommandContext(ctx, binary, "enrol", "--server", manage, "--config-dir", conf, "--token-file", file, "--ca-pin", pin).CombinedOutput(); err != nil {
 		t.Fatalf("enrol: %v: %s", err, b)

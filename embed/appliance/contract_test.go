@@ -54,9 +54,7 @@ func TestDocumentsAreAsPromised(t *testing.T) {
 	for range 3 {
 		a.point()
 	}
-	if err := a.flush(b); err != nil {
-		t.Fatal(err)
-	}
+	a.send(b)
 	a.listed()
 	work := t.TempDir()
 	plan := filepath.Join(work, "plan.yaml")
@@ -227,9 +225,7 @@ func TestExitCodesAreAsPromised(t *testing.T) {
 	b := connect(t, dir, "agent")
 	defer b.Close()
 	a.point()
-	if err := a.flush(b); err != nil {
-		t.Fatal(err)
-	}
+	a.send(b)
 	a.listed()
 	work := t.TempDir()
 	plan := func(name, step string) string {

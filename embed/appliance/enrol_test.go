@@ -60,14 +60,14 @@ func offBox(t *testing.T, dir string, said *locked) (manage, pin string, stop fu
 				if err != nil {
 					t.Error(err)
 				}
-			case <-time.After(time.Minute):
+			case <-time.After(patience):
 				t.Error("the appliance does not stop")
 			}
 		})
 	}
 	t.Cleanup(stop)
 	find := regexp.MustCompile(`manage +https://\S+:(\d+)\n +ca pin +([0-9a-f]{64})`)
-	for end := time.Now().Add(time.Minute); ; pause(t) {
+	for end := time.Now().Add(patience); ; pause(t) {
 		if m := find.FindStringSubmatch(out.String()); m != nil {
 			return "https://127.0.0.1:" + m[1], m[2], stop
 		}
@@ -86,7 +86,7 @@ func offBox(t *testing.T, dir string, said *locked) (manage, pin string, stop fu
 func buildAgent(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "leeward-agent")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	b, err := exec.CommandContext(ctx, "go", "build", "-o", file, "github.com/leeward-dr/leeward/agent/leeward-agent").CombinedOutput()
 	if err != nil {
@@ -109,7 +109,7 @@ func TestEnrolment(t *testing.T) {
 	watch := apitest.Start(t, admin.Conn)
 
 	agent := func(args ...string) (string, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		b, err := exec.CommandContext(ctx, binary, args...).CombinedOutput()
 		_, _ = said.Write(b)
@@ -170,7 +170,7 @@ func TestEnrolment(t *testing.T) {
 	}
 	until := func(what string, ok func() bool) {
 		t.Helper()
-		for end := time.Now().Add(time.Minute); !ok(); pause(t) {
+		for end := time.Now().Add(patience); !ok(); pause(t) {
 			if time.Now().After(end) {
 				t.Fatalf("waiting for: %s", what)
 			}
@@ -245,7 +245,7 @@ func TestEnrolment(t *testing.T) {
 // watchers looks at the management port as Prometheus and a load balancer do.
 func watchers(t *testing.T, manage, dir string) {
 	t.Helper()
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true, // what is tested is what it says
 	}}
 	get := func(path string) (int, string) {
@@ -264,7 +264,7 @@ func watchers(t *testing.T, manage, dir string) {
 	if code, text := get("/healthz"); code != 200 || text != "ok\n" {
 		t.Errorf("healthz: %d %s", code, text)
 	}
-	for end := time.Now().Add(time.Minute); ; pause(t) {
+	for end := time.Now().Add(patience); ; pause(t) {
 		code, text := get("/readyz")
 		if code == 200 {
 			break

@@ -132,15 +132,7 @@ func TestKill(t *testing.T) {
 	b := connect(t, dir, "agent")
 	a.point()
 	// The server takes connections before it has its streams.
-	for end := time.Now().Add(30 * time.Second); ; pause(t) {
-		err := a.flush(b)
-		if err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
+	a.send(b)
 	b.Close()
 	a.listed()
 	terminate(t, cmd)
@@ -198,9 +190,7 @@ func TestStopAndStart(t *testing.T) {
 		for range 3 {
 			a.point()
 		}
-		if err := a.flush(b); err != nil {
-			t.Fatal(err)
-		}
+		a.send(b)
 		b.Close()
 		a.listed()
 		stop()
@@ -221,9 +211,7 @@ func TestOnlyTheVaultIsLeft(t *testing.T) {
 		for range 3 {
 			a.point()
 		}
-		if err := a.flush(b); err != nil {
-			t.Fatal(err)
-		}
+		a.send(b)
 		a.listed()
 		return stop
 	}

@@ -18,7 +18,7 @@ import (
 // insecure is a client that asks nobody who the server is: what is tested is what it
 // says.
 func insecure() *http.Client {
-	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	return &http.Client{Timeout: patience, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
 	}}
 }
@@ -30,7 +30,7 @@ func scrape(t *testing.T, dir, url string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(time.Minute); ; pause(t) {
+	for end := time.Now().Add(patience); ; pause(t) {
 		q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/metrics", nil)
 		if err != nil {
 			t.Fatal(err)

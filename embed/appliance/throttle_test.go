@@ -60,13 +60,13 @@ func TestSiteThrottle(t *testing.T) {
 	b := connect(t, q.dir, "admin")
 	defer b.Close()
 	for _, m := range names {
-		r, err := b.Conn.Request("leeward.agent."+m+".stats", nil, 20*time.Second)
+		r, err := b.Conn.Request("leeward.agent."+m+".stats", nil, patience)
 		var n struct{ Machine string }
 		if err != nil || json.Unmarshal(r.Data, &n) != nil || n.Machine != m {
 			t.Errorf("numbers of %s: %v, %v", m, r, err)
 		}
 	}
-	r, err := b.Conn.Request(micro.APIPrefix+".INFO.leeward-agent", nil, 20*time.Second)
+	r, err := b.Conn.Request(micro.APIPrefix+".INFO.leeward-agent", nil, patience)
 	var i micro.Info
 	if err != nil || json.Unmarshal(r.Data, &i) != nil || i.Metadata["machine"] == "" {
 		t.Errorf("the micro service of an agent: %+v, %v", i, err)
