@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -148,6 +149,9 @@ func listen(t *testing.T) <-chan []byte {
 		for end := time.Now().Add(mbrTime); time.Now().Before(end); {
 			b := make([]byte, 2048)
 			n, err := unix.Read(fd, b)
+			if errors.Is(err, unix.EINTR) {
+				continue // a read with a limit is not begun again after a signal, and Go's scheduler sends them
+			}
 			if err != nil {
 				t.Errorf("nothing is heard on the bridge any more: %v", err)
 				return
