@@ -85,6 +85,7 @@
     while (n >= 999.5 && i < units.length - 1) { n /= 1024; i++; }
     return (i === 0 || n >= 99.95 ? n.toFixed(0) : n.toFixed(1).replace(/\.0$/, "")) + " " + units[i];
   };
+  const whole = Array.from({ length: 50 }, (_, i) => 2 ** i); // bytes between two lines of a chart: no halves, and round in KiB
   const units = { span, size: bytes, rate: n => bytes(n) + "/s" };
   const color = name => getComputedStyle(root).getPropertyValue(name).trim();
   let plots = [];
@@ -99,7 +100,8 @@
         series: [{}, { stroke: color("--accent"), width: 1.6, fill: color("--accent-soft"), spanGaps: false, points: { show: false } }],
         axes: [
           { stroke: color("--dim"), grid: { show: false }, ticks: { stroke: color("--line"), size: 4 }, font: "11px system-ui, sans-serif", values: "{HH}:{mm}", space: 55 },
-          { stroke: color("--dim"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif", size: 66, space: 34, values: (u, v) => v.map(text) },
+          { stroke: color("--dim"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif", size: 66, space: 34,
+            incrs: text === span ? undefined : whole, values: (u, v) => v.map(text) },
         ],
         tzDate: ts => uPlot.tzDate(new Date(ts * 1e3), "Etc/UTC"),
       }, [data.time, data[box.dataset.chart]], box);
