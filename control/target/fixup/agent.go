@@ -2,6 +2,7 @@ package fixup
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -50,14 +51,15 @@ func (f *fixer) callAgent(a *Agent) {
 	}
 	args := append(otherArgs(env), "--machine", a.Machine)
 	for i, name := range f.devices.disks {
-		uuid := f.devices.known(i)
-		if uuid == "" {
+		link := f.devices.known(i)
+		if link == "" {
 			// A machine of which one disk were missing would come home as it never was.
-			f.note("disk %s holds no file system of its own that tells which it is: the machine cannot be re-protected where it comes up", name)
+			f.note("disk %s holds nothing that tells which it is (no file system of its own, no volume of LVM, no partition that is on no other disk): "+
+				"the machine cannot be re-protected where it comes up", name)
 			f.quietAgent()
 			return
 		}
-		args = append(args, "--disk", "on:/dev/disk/by-uuid/"+uuid+"="+name)
+		args = append(args, "--disk", "on:/dev/disk/"+link+"="+name)
 	}
 	f.create(copyEnv, fmt.Sprintf("# Written by Leeward for a machine that was failed over.\nLEEWARD_INSTANCE=%s\nLEEWARD_SERVER=%s\nLEEWARD_DISKS_FILE=\nLEEWARD_AGENT_ARGS=\"%s\"\n",
 		a.Instance, a.Server, strings.Join(args, " ")), 0o600, "leeward-agent: how it goes on where the machine comes up")
@@ -90,18 +92,46 @@ func otherArgs(env string) (args []string) {
 	return args
 }
 
-// known returns the UUID of a file system on a disk, best of one that only Linux makes.
-func (d *devices) known(disk int) (uuid string) {
-	for _, x := range d.all {
-		if x.disk != disk || x.uuid == "" || x.joined { // on several disks, perhaps
-			continue
-		}
-		if x.kind != "vfat" && x.kind != "swap" {
-			return x.uuid
-		}
-		if uuid == "" {
-			uuid = x.uuid
+// known returns the link below /dev/disk that leads to a disk, whatever that is called; "" if
+// there is none.
+func (d *devices) known(disk int) string {
+	others := map[string]bool{}
+	for i := range d.disks {
+		if i != disk {
+			for _, link := range d.links(i) {
+				others[strings.ToLower(link)] = true
+			}
 		}
 	}
-	return uuid
+	for _, link := range d.links(disk) {
+		if !others[strings.ToLower(link)] { // a partition table that was copied for a RAID has copied names
+			return link
+		}
+	}
+	return ""
+}
+
+// links are those to a disk: first of a file system, best of one that only Linux makes; then
+// of a volume of LVM; then of a partition, whatever is in it.
+func (d *devices) links(disk int) []string {
+	var fs, other, volumes, parts []string
+	for _, x := range d.all {
+		if x.disk != disk {
+			continue
+		}
+		switch {
+		case x.uuid == "" || x.joined: // on several disks, perhaps
+		case x.kind != "vfat" && x.kind != "swap":
+			fs = append(fs, "by-uuid/"+x.uuid)
+		default:
+			other = append(other, "by-uuid/"+x.uuid)
+		}
+		if x.volume != "" {
+			volumes = append(volumes, "by-id/lvm-pv-uuid-"+x.volume)
+		}
+		if x.partID != "" {
+			parts = append(parts, "by-partuuid/"+x.partID)
+		}
+	}
+	return slices.Concat(fs, other, volumes, parts)
 }

@@ -372,7 +372,7 @@ func TestAgentGoesOn(t *testing.T) {
 	unknown := testDisks
 	unknown.disks = append(slices.Clone(testDisks.disks), "sdz")
 	root, r = plant(t, was), new(Report)
-	if err := fix(root, unknown, spec, r); err != nil || !strings.Contains(strings.Join(r.Notes, "\n"), "disk sdz holds no file system") {
+	if err := fix(root, unknown, spec, r); err != nil || !strings.Contains(strings.Join(r.Notes, "\n"), "disk sdz holds nothing that tells which it is") {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if unit := harvest(t, root)["etc/systemd/system/leeward-agent.service.d/failover.conf"]; !strings.Contains(unit, "Condition") {

@@ -14,6 +14,9 @@ type device struct {
 	kind  string // ext, xfs, btrfs, vfat, swap, …; "" if unknown
 	uuid  string
 	label string
+	// partID and volume are the names of the partition, and of the physical volume of LVM that
+	// it is, below /dev/disk/by-partuuid and by-id/lvm-pv-uuid-; "" if it has none.
+	partID, volume string
 
 	alias  []string // other names, of what several devices are together; disk is -1 then
 	joined bool     // what it holds is a part of another device

@@ -127,7 +127,9 @@ func findDevices(disks []string) (devices, error) {
 	}
 	for i := range disks {
 		node := diskNode(i)
-		d.add(node, i, 0)
+		d.add(node, i, 0, "")
+		// What cannot be read has no names.
+		ids, _ := onDevice(&device{node: node}, func(f *os.File) (map[int]string, error) { return partitionIDs(f), nil })
 		parts, err := filepath.Glob("/sys/class/block/" + node + "[0-9]*")
 		if err != nil {
 			return d, err
@@ -135,7 +137,7 @@ func findDevices(disks []string) (devices, error) {
 		for _, p := range parts {
 			name := filepath.Base(p)
 			if n, err := strconv.Atoi(strings.TrimPrefix(name, node)); err == nil {
-				d.add(name, i, n)
+				d.add(name, i, n, ids[n])
 			}
 		}
 	}
@@ -146,12 +148,15 @@ func findDevices(disks []string) (devices, error) {
 // diskNode names the disks as the kernel does: vda … vdz. A machine has at most 24.
 func diskNode(i int) string { return "vd" + string(rune('a'+i)) }
 
-func (d *devices) add(node string, disk, part int) {
-	x := device{node: node, disk: disk, part: part}
+func (d *devices) add(node string, disk, part int, id string) {
+	x := device{node: node, disk: disk, part: part, partID: id}
 	if f, err := os.Open("/dev/" + node); err == nil {
 		x.kind, x.uuid, x.label = identify(f)
 		if size, err := f.Seek(0, io.SeekEnd); err == nil && endsAsRaid(f, size) {
 			x.kind, x.uuid, x.label = "raid", "", ""
+		}
+		if x.kind == "lvm" {
+			x.volume = volumeID(f)
 		}
 		f.Close()
 	}

@@ -146,7 +146,7 @@ func TestRaidOfLastPartition(t *testing.T) {
 
 // What LVM's own tools write is read as they mean it.
 func TestRealLVM(t *testing.T) {
-	targettest.Need(t, "pvcreate", "vgcreate", "lvcreate", "losetup")
+	targettest.Need(t, "pvcreate", "vgcreate", "lvcreate", "losetup", "blkid")
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
 			t.Fatal("MISSING: loop devices need root")
@@ -189,6 +189,9 @@ func TestRealLVM(t *testing.T) {
 	defer f.Close()
 	if kind, _, _ := identify(f); kind != "lvm" {
 		t.Errorf("it is %q", kind)
+	}
+	if id, want := volumeID(f), run("blkid", "-p", "-o", "value", "-s", "UUID", image); id != want {
+		t.Errorf("it is called %q, want %q", id, want)
 	}
 	p, err := readPhysical(f)
 	if err != nil {
