@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -172,5 +173,64 @@ func TestFixupJoined(t *testing.T) {
 	_, err = New(cfg).Rehearse(t.Context(), machine(targettest.Mem("sda", two[0])), t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "has 1 of its 2 devices here") {
 		t.Errorf("half a RAID: %v", err)
+	}
+}
+
+// The agent in a copy finds each disk by what is on it: the helper sees in the disks what
+// udev would.
+func TestAgentFindsDisks(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("LEEWARD_FULL") != "1" {
+		t.Skip("SKIPPED: it costs a boot of the helper: LEEWARD_FULL=1 names disks without file systems in one")
+	}
+	targettest.Need(t, "debugfs", "sfdisk")
+	b, err := os.ReadFile(targettest.Bootable(t, "tiny", "--hw", "sata"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	image, env, table := filepath.Join(dir, "sda"), filepath.Join(dir, "env"), filepath.Join(dir, "sdc")
+	for name, text := range map[string][]byte{image: b, env: []byte("LEEWARD_AGENT_ARGS=\"--disk /dev/sda --io-class low\"\n"), table: make([]byte, 8<<20)} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		in   string
+		argv []string
+	}{
+		{"mkdir /etc/leeward\nmkdir /etc/systemd\nmkdir /etc/systemd/system\nwrite " + env + " /etc/leeward/agent.env\nwrite " + env + " /etc/systemd/system/leeward-agent.service\n",
+			[]string{"debugfs", "-w", "-f", "-", image + "?offset=6291456"}},
+		{"label: gpt\n,4MiB,R,\n,,R,\n", []string{"sfdisk", "-q", table}},
+		{"", []string{"sfdisk", "-q", "--part-uuid", table, "1", "0A11D15C-0000-4000-8000-000000000001"}},
+	} {
+		cmd := exec.CommandContext(t.Context(), c.argv[0], c.argv[1:]...)
+		cmd.Stdin = strings.NewReader(c.in)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v: %s", c.argv, err, out)
+		}
+	}
+	m := machine(targettest.Image(t, "sda", image), targettest.Mem("sdb", targettest.Volume(make([]byte, 17<<20))), targettest.Image(t, "sdc", table))
+	spec := fixup.Spec{Do: fixup.Fix, Drivers: []string{"virtio_pci", "virtio_blk"}, Files: true, Agent: &fixup.Agent{Machine: "web", Instance: "copy-1-web", Server: "tls://bus:4222"}}
+	f, err := New(fixing(t, FixupAuto)).Fit(t.Context(), m, spec, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	now := filepath.Join(dir, "now")
+	out, err := os.Create(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if _, err := io.Copy(out, io.NewSectionReader(f.Disks[0], 0, f.Disks[0].Size())); err != nil {
+		t.Fatal(err)
+	}
+	told := targettest.InTiny(t, now, "/etc/leeward/failover.env")
+	t.Log(told, f.Notes)
+	for _, want := range []string{"on:/dev/disk/by-uuid/", "on:/dev/disk/by-id/lvm-pv-uuid-" + targettest.GroupID + "=sdb", "on:/dev/disk/by-partuuid/0a11d15c-0000-4000-8000-000000000001=sdc"} {
+		if !strings.Contains(told, want) {
+			t.Errorf("it is not told %q", want)
+		}
 	}
 }
