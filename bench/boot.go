@@ -29,6 +29,7 @@ func runBoot(ctx context.Context, args []string) error {
 	f.Var(&memory, "memory", "the machine's memory")
 	f.BoolVar(&o.Cold, "cold", false, "drop the page cache before each boot")
 	f.BoolVar(&o.First, "first", false, "end each boot at its first serial line: fast, and proves nothing more")
+	f.BoolVar(&o.Together, "together", false, "boot each point both ways at the same time, so that what else runs here delays both alike; for a machine with two CPUs to spare, or a busy one")
 	f.DurationVar(&o.Limit, "limit", 10*time.Minute, "for one boot, or one point")
 	up := f.String("leeward", "bin/leeward", "the server's binary")
 	agentBin := f.String("agent", "bin/leeward-agent", "the agent's binary")

@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/leeward-dr/leeward/bench/product"
 	"github.com/leeward-dr/leeward/bench/rig"
@@ -24,6 +27,7 @@ type Options struct {
 	Memory   int64
 	Cold     bool // drop the page cache before each boot
 	First    bool // end each boot at its first line
+	Together bool // both boots of a point at the same time: what else runs here delays both alike
 	Limit    time.Duration
 	Bin      product.Binaries
 	Dir      string
@@ -60,6 +64,7 @@ type Result struct {
 	Accel    string `json:"accel"`
 	Hardware string `json:"hardware"`
 	Cold     bool   `json:"cold"`
+	Together bool   `json:"together"`
 }
 
 type trial struct {
@@ -90,7 +95,7 @@ func Run(ctx context.Context, o Options) (res *Result, err error) {
 		}
 	}()
 	r.Keep = o.Keep
-	t := &trial{o: o, rig: r, dir: filepath.Join(r.Dir, "site"), res: &Result{Hardware: o.Hardware, Cold: o.Cold}}
+	t := &trial{o: o, rig: r, dir: filepath.Join(r.Dir, "site"), res: &Result{Hardware: o.Hardware, Cold: o.Cold, Together: o.Together}}
 	if err := t.start(ctx); err != nil {
 		return nil, err
 	}
@@ -100,26 +105,73 @@ func Run(ctx context.Context, o Options) (res *Result, err error) {
 	}
 	for i, p := range points {
 		pair := Pair{Point: p}
-		for turn := range 2 {
-			if turn == i%2 {
-				if o.Cold {
-					if err := rig.DropCaches(); err != nil {
-						return nil, err
-					}
-				}
-				pair.Vault, err = t.vault(ctx, p, mark(i))
-			} else {
-				pair.File, err = t.file(ctx, p, mark(i))
-			}
-			if err != nil {
-				return nil, fmt.Errorf("point %d, %s: %w", i+1, p, err)
-			}
+		if o.Together {
+			err = t.together(ctx, &pair, mark(i))
+		} else {
+			err = t.inTurn(ctx, &pair, mark(i), i%2)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("point %d, %s: %w", i+1, p, err)
 		}
 		o.Say("point %2d: first line %.2f s from the vault, %.2f s from a file; alive %.2f and %.2f s; the guest read %d MiB, the vault was asked for %d MiB; CPU %.1f and %.1f s", i+1,
 			pair.Vault.First, pair.File.First, pair.Vault.Alive, pair.File.Alive, pair.Vault.Read>>20, pair.Vault.Fetched>>20, pair.Vault.CPU, pair.File.CPU)
 		t.res.Pairs = append(t.res.Pairs, pair)
 	}
 	return t.res, nil
+}
+
+// inTurn boots a point both ways, one after the other; the vault's turn is 0 or 1.
+func (t *trial) inTurn(ctx context.Context, pair *Pair, mark string, vaults int) (err error) {
+	for turn := range 2 {
+		if turn != vaults {
+			pair.File, err = t.file(ctx, pair.Point, mark)
+		} else if err = t.cold(); err == nil {
+			pair.Vault, err = t.vault(ctx, pair.Point, mark, nil, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// together boots a point both ways at the same time. Neither is ended before both said what
+// they have to say, so that each has the other beside it all the while.
+func (t *trial) together(ctx context.Context, pair *Pair, mark string) error {
+	dir, err := t.plain(ctx, pair.Point)
+	if err == nil {
+		err = t.cold()
+	}
+	if err != nil {
+		return err
+	}
+	runs := make(chan []string, 1) // the command line of the vault's QEMU; closed if there is none
+	vaultSaid, fileSaid := make(chan struct{}), make(chan struct{})
+	var errs [2]error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		said := sync.OnceFunc(func() { close(vaultSaid) })
+		defer said()
+		pair.Vault, errs[0] = t.vault(ctx, pair.Point, mark, runs, func() { said(); <-fileSaid })
+	})
+	wg.Go(func() {
+		said := sync.OnceFunc(func() { close(fileSaid) })
+		defer said()
+		if argv, ok := <-runs; ok {
+			pair.File, errs[1] = t.bootFile(ctx, argv, dir, mark, func() { said(); <-vaultSaid })
+		}
+	})
+	wg.Wait()
+	return errors.Join(errs[:]...)
+}
+
+// cold drops the page cache if that is wanted.
+func (t *trial) cold() error {
+	if !t.o.Cold {
+		return nil
+	}
+	unix.Sync()
+	return rig.DropCaches()
 }
 
 func mark(i int) string { return fmt.Sprintf("leeward-boot-%03d", i+1) }
@@ -191,8 +243,15 @@ func (t *trial) mark(text string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// vault boots a point as an operator does.
-func (t *trial) vault(ctx context.Context, point, mark string) (b Boot, err error) {
+// vault boots a point as an operator does. How the product started QEMU goes to runs, which
+// is closed, as soon as it did; the machine runs until hold returns. Both may be nil.
+func (t *trial) vault(ctx context.Context, point, mark string, runs chan<- []string, hold func()) (b Boot, err error) {
+	closeRuns := sync.OnceFunc(func() {
+		if runs != nil {
+			close(runs)
+		}
+	})
+	defer closeRuns()
 	ctx, cancel := context.WithTimeout(ctx, t.o.Limit)
 	defer cancel()
 	r := failover.Request{Machine: machine, Point: point, Target: "qemu"}
@@ -208,6 +267,14 @@ func (t *trial) vault(ctx context.Context, point, mark string) (b Boot, err erro
 		_, e := t.site.API.Cleanup(context.WithoutCancel(ctx), id)
 		err = errors.Join(err, e)
 	}()
+	if runs != nil {
+		argv, err := t.started(ctx, id)
+		if err != nil {
+			return b, err
+		}
+		runs <- argv
+		closeRuns()
+	}
 	for j.State.Running() {
 		if j, err = t.site.API.WatchJob(ctx, id, j.Revision); err != nil {
 			return b, err
@@ -217,13 +284,17 @@ func (t *trial) vault(ctx context.Context, point, mark string) (b Boot, err erro
 		return b, fmt.Errorf("job %s is %s: %s", j.ID, j.State, j.Error)
 	}
 	cpu = t.up.CPU() - cpu // with QEMU, which is its child and still runs
-	if t.res.Accel == "" {
-		if err := t.learn(j); err != nil {
+	if t.argv == nil {
+		if t.argv, err = t.learn(j); err != nil {
 			return b, err
 		}
 	}
+	asked := time.Since(began)
+	if hold != nil {
+		hold()
+	}
 	x := j.Result
-	return Boot{First: x.FirstLineSeconds, Alive: x.BootSeconds, Asked: time.Since(began).Seconds(), Read: x.GuestReadBytes, Fetched: x.VaultReadBytes, CPU: cpu.Seconds()}, nil
+	return Boot{First: x.FirstLineSeconds, Alive: x.BootSeconds, Asked: asked.Seconds(), Read: x.GuestReadBytes, Fetched: x.VaultReadBytes, CPU: cpu.Seconds()}, nil
 }
 
 // proof is the serial line that proves a boot from the point with this mark, or the first.

@@ -28,6 +28,9 @@ var diskID = vault.DiskID{Machine: machine, Disk: diskName}
 
 // command is how the product started QEMU for a job that is alive.
 func command(j *failover.Job) ([]string, error) {
+	if j.Directory == "" { // any QEMU of this machine would do
+		return nil, fmt.Errorf("job %s has no directory yet", j.ID)
+	}
 	all, err := filepath.Glob("/proc/[0-9]*/cwd")
 	if err != nil {
 		return nil, err
@@ -49,18 +52,36 @@ func command(j *failover.Job) ([]string, error) {
 	return nil, fmt.Errorf("no QEMU runs in %s", j.Directory)
 }
 
-// learn takes over the command line of the product.
-func (t *trial) learn(j *failover.Job) error {
+// started waits until a job's QEMU runs, and learns its command line.
+func (t *trial) started(ctx context.Context, id string) ([]string, error) {
+	for {
+		j, err := t.site.API.Job(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if argv, err := t.learn(j); err == nil || !j.State.Running() {
+			return argv, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// learn returns the command line of the product for a job, with the disk as a file.
+func (t *trial) learn(j *failover.Job) ([]string, error) {
 	argv, err := command(j)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	file, err := json.Marshal(map[string]any{
 		"driver": "raw", "node-name": "disk0", "discard": "unmap", "detect-zeroes": "on",
 		"file": map[string]any{"driver": "file", "filename": "disk.img", "discard": "unmap"},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	found := false
 	for i, a := range argv {
@@ -69,14 +90,13 @@ func (t *trial) learn(j *failover.Job) error {
 		}
 	}
 	if !found {
-		return errors.New("the product's QEMU reads no disk over NBD: there is nothing to compare")
+		return nil, errors.New("the product's QEMU reads no disk over NBD: there is nothing to compare")
 	}
 	t.res.Accel = "tcg"
 	if slices.ContainsFunc(argv, func(a string) bool { return strings.Contains(a, "kvm") }) {
 		t.res.Accel = "kvm"
 	}
-	t.argv = argv // with the disk as a file
-	return nil
+	return argv, nil
 }
 
 // file boots the point from a raw file. The product's command line must be known.
@@ -84,33 +104,40 @@ func (t *trial) file(ctx context.Context, point, mark string) (b Boot, err error
 	if t.argv == nil { // the first pair begins with the vault, see Run
 		return b, errors.New("the product's command line is not known yet")
 	}
-	plain, err := t.restored(ctx, point)
+	dir, err := t.plain(ctx, point)
+	if err == nil {
+		err = t.cold()
+	}
 	if err != nil {
 		return b, err
 	}
-	dir := filepath.Join(t.rig.Dir, "plain")
-	if err := os.RemoveAll(dir); err != nil { // made by the boot before
-		return b, err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return b, err
-	}
-	if err := os.Rename(plain, filepath.Join(dir, "disk.img")); err != nil {
-		return b, err
-	}
-	if t.o.Cold {
-		unix.Sync()
-		if err := rig.DropCaches(); err != nil {
-			return b, err
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, t.o.Limit)
-	defer cancel()
-	return boot(ctx, t.argv, dir, regexp.MustCompile(t.proof(mark)))
+	return t.bootFile(ctx, t.argv, dir, mark, nil)
 }
 
-// boot starts QEMU in dir and waits for the proof.
-func boot(ctx context.Context, argv []string, dir string, proof *regexp.Regexp) (b Boot, err error) {
+// plain writes a point to disk.img in a directory of its own.
+func (t *trial) plain(ctx context.Context, point string) (dir string, err error) {
+	image, err := t.restored(ctx, point)
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(t.rig.Dir, "plain")
+	if err := os.RemoveAll(dir); err != nil { // made by the boot before
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	return dir, os.Rename(image, filepath.Join(dir, "disk.img"))
+}
+
+func (t *trial) bootFile(ctx context.Context, argv []string, dir, mark string, hold func()) (Boot, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.o.Limit)
+	defer cancel()
+	return boot(ctx, argv, dir, regexp.MustCompile(t.proof(mark)), hold)
+}
+
+// boot starts QEMU in dir and waits for the proof, and then for hold, if that is not nil.
+func boot(ctx context.Context, argv []string, dir string, proof *regexp.Regexp, hold func()) (b Boot, err error) {
 	runtime.LockOSThread() // the child dies with the thread that made it
 	defer runtime.UnlockOSThread()
 	qmp, qmpEnd, err := pair()
@@ -128,7 +155,9 @@ func boot(ctx context.Context, argv []string, dir string, proof *regexp.Regexp) 
 	var said bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &said, &said
 	cmd.ExtraFiles = []*os.File{qmpEnd, serialEnd}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// In a session of its own, as the product's is in that of its keeper: a kernel that gives
+	// each session its share of the CPUs gives both the same.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	cmd.WaitDelay = 10 * time.Second
 	err = cmd.Start()
 	if e := errors.Join(qmpEnd.Close(), serialEnd.Close()); err == nil {
@@ -140,7 +169,6 @@ func boot(ctx context.Context, argv []string, dir string, proof *regexp.Regexp) 
 	defer func() {
 		_ = cmd.Process.Kill() // a machine in the middle of its work
 		_ = cmd.Wait()
-		b.CPU = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 		if err != nil && said.Len() > 0 {
 			err = fmt.Errorf("%w: %s", err, said.String())
 		}
@@ -162,7 +190,10 @@ func boot(ctx context.Context, argv []string, dir string, proof *regexp.Regexp) 
 			b.First = time.Since(began).Seconds()
 		}
 		if proof.Match(escapes.ReplaceAll(text, nil)) {
-			b.Alive = time.Since(began).Seconds()
+			b.Alive, b.CPU = time.Since(began).Seconds(), rig.CPUOf(cmd.Process.Pid).Seconds()
+			if hold != nil {
+				hold()
+			}
 			return b, nil
 		}
 		if err != nil {

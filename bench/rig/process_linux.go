@@ -220,6 +220,9 @@ func tree(pid int) []int {
 // fixed it at 100 a second on every architecture that Go runs on.
 const tick = 10 * time.Millisecond
 
+// CPUOf is what a process, and its children that were waited for, have used so far.
+func CPUOf(pid int) time.Duration { return cpuOf(pid) }
+
 func cpuOf(pid int) time.Duration {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
