@@ -56,6 +56,7 @@ type Result struct {
 	Seconds  float64       `json:"seconds"`
 	Problems []string      `json:"problems,omitempty"` // that vault check found
 	Samples  []Sample      `json:"samples,omitempty"`  // of a soak
+	Spared   time.Duration `json:"spared,omitempty"`   // into a soak: from then on the agent is neither killed nor upgraded
 }
 
 // OK says whether all kills were made and no promise was broken.

@@ -39,6 +39,34 @@ func TestGrown(t *testing.T) {
 	}
 }
 
+// Agents that end hold what they like; the last one must not grow, nor hold too much.
+func TestGrownAgent(t *testing.T) {
+	r := &Result{Spared: 100 * time.Second}
+	for i := range 400 {
+		heap := 20 << 20
+		if i < 100 {
+			heap += i % 10 * 20 << 20
+		}
+		r.Samples = append(r.Samples, Sample{At: time.Duration(i) * time.Second, AgentHeap: float64(heap)})
+	}
+	if g := r.Grown(); g != nil {
+		t.Errorf("grown is %q, and the last agent has held the same all the time", g)
+	}
+	for i := range r.Samples {
+		r.Samples[i].AgentHeap += float64(i * 200_000)
+	}
+	if g := r.Grown(); len(g) != 1 {
+		t.Errorf("grown is %q, want the agent's heap", g)
+	}
+	r.Samples = r.Samples[:150]
+	for i := range r.Samples {
+		r.Samples[i].AgentHeap = 200 << 20
+	}
+	if g := r.Grown(); len(g) != 1 {
+		t.Errorf("grown is %q, want the agent's heap, which is too much", g)
+	}
+}
+
 // A straight rise is found with its slope, and what only goes up and down has none.
 func TestTrends(t *testing.T) {
 	r := &Result{}
