@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,8 +52,10 @@ type Config struct {
 	// Progress, if set, is told what happens, for people. It must be quick.
 	Progress func(Progress)
 	// AtCut, if set, is called after everything was read, while all filesystems are
-	// still frozen, with the id the point will have. An error aborts the point.
-	AtCut      func(point string) error
+	// still frozen, with the id the point will have. An error aborts the point. What still
+	// returns is an error if a disk was written to since it was read: a trim is not stopped by
+	// a freeze, so who looks at a disk here and wants to see what was read asks afterwards.
+	AtCut      func(point string, still func(context.Context) error) error
 	checkpoint uint64        // bytes between checkpoints of a comparison, for tests
 	tryEvery   time.Duration // of a disk that was set aside, for tests
 	// GuardCommand starts the freeze guard; default: this executable with "guard".

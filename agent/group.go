@@ -189,7 +189,7 @@ func (c *common) Freeze(ctx context.Context, o *markers.Order) (until time.Time,
 		return until, err
 	}
 	if a.cfg.AtCut != nil {
-		return until, a.cfg.AtCut(c.id)
+		return until, a.cfg.AtCut(c.id, a.still)
 	}
 	return until, nil
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -93,7 +94,7 @@ func TestWriteBetweenCutsSpoilsThePoint(t *testing.T) {
 	r := receive(t.Context(), t, b, "m1", "d")
 	cfg := config(t, path)
 	cfg.Machine = "m1"
-	cfg.AtCut = func(point string) error {
+	cfg.AtCut = func(point string, _ func(context.Context) error) error {
 		if strings.HasSuffix(point, "-bad") {
 			change(t, path, 300, "too late")
 		}

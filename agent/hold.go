@@ -80,6 +80,17 @@ func (a *Agent) holdRounds(ctx context.Context, which []int, c *cutResult) error
 	return fmt.Errorf("disk %s: %w", moving(append(frozen, loose...))[0].name, errBusy)
 }
 
+// still is an error if a disk was written to since it was caught.
+func (a *Agent) still(ctx context.Context) error {
+	return each(ctx, a.replicas, func(ctx context.Context, r *replica) error {
+		set, err := r.take(ctx)
+		if err == nil && set.Len() > 0 {
+			err = fmt.Errorf("disk %s: %w", r.name, errBusy)
+		}
+		return err
+	})
+}
+
 // holding is a disk that is being caught.
 type holding struct {
 	*replica

@@ -151,3 +151,23 @@ func TestFrozenDisksAreNotHeldAgain(t *testing.T) {
 		t.Errorf("a disk that is written to all the time: %v", err)
 	}
 }
+
+// What is written after a disk was caught is seen by who asks, and copied next time.
+func TestStill(t *testing.T) {
+	c := newCounted(t)
+	c.write(0, 1)
+	c.write(1, 1)
+	if _, err := c.hold(true, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.a.still(t.Context()); err != nil {
+		t.Errorf("nothing was written: %v", err)
+	}
+	c.write(1, 2)
+	if err := c.a.still(t.Context()); !errors.Is(err, errBusy) {
+		t.Errorf("written to since it was caught: %v", err)
+	}
+	if n, err := c.hold(true, true); err != nil || n != [2]uint64{1, 2} {
+		t.Errorf("counts %v, %v", n, err)
+	}
+}

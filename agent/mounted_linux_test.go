@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func TestMountedWhileFrozen(t *testing.T) {
 	cfg.FreezeLimit = 10 * time.Second // for mount
 	var mu sync.Mutex
 	var points []string
-	cfg.AtCut = func(point string) error {
+	cfg.AtCut = func(point string, _ func(context.Context) error) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if points = append(points, point); len(points) == 3 {

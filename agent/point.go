@@ -209,7 +209,7 @@ func (a *Agent) catch(ctx context.Context, f *freeze, which []int, c *cutResult)
 	}
 	cancel()
 	if err == nil && a.cfg.AtCut != nil {
-		err = a.cfg.AtCut(c.id)
+		err = a.cfg.AtCut(c.id, a.still)
 	}
 	if f.frozen == nil {
 		return err

@@ -41,7 +41,7 @@ func AgentMain(ctx context.Context, file string) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	cuts, cfg := 0, o.Setup.config()
-	cfg.AtCut = func(point string) error {
+	cfg.AtCut = func(point string, still func(context.Context) error) error {
 		cuts++
 		ctx, cancel := context.WithTimeout(context.Background(), 9*time.Second)
 		defer cancel()
@@ -52,7 +52,7 @@ func AgentMain(ctx context.Context, file string) error {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
-		return nil
+		return still(ctx)
 	}
 	conn, err := bus.Connect(ctx, bus.Options{Name: "proof agent", Context: o.Bus, Log: log})
 	if err != nil {

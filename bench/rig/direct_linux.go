@@ -28,6 +28,17 @@ type Image struct {
 	Blocks []uint32          // CRC-32C of every block
 }
 
+// Zeros counts the blocks of zeros that are something else in b: what a discard leaves.
+func (a *Image) Zeros(b *Image) (count int) {
+	zeros := crc32.Checksum(make([]byte, Block), crc32.MakeTable(crc32.Castagnoli))
+	for i := range min(len(a.Blocks), len(b.Blocks)) {
+		if a.Blocks[i] == zeros && b.Blocks[i] != zeros {
+			count++
+		}
+	}
+	return count
+}
+
 // Differ lists at most limit blocks in which two images differ.
 func (a *Image) Differ(b *Image, limit int) (blocks []int, count int) {
 	for i := range min(len(a.Blocks), len(b.Blocks)) {
