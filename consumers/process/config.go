@@ -53,6 +53,10 @@ func (c Config) perDisk() int64 {
 	return max(minMemory/2, min(3*c.BatchBytes, c.MemoryBytes/2))
 }
 
+// holdBytes is how many bytes of a disk's links may be held behind a gap: half of what it may
+// have waiting, so that what is missing always finds room.
+func (c Config) holdBytes() int64 { return min(maxHeldBytes, c.perDisk()/2) }
+
 // pullBytes is how much is fetched ahead for a partition when n of them have a backlog:
 // enough that JetStream need not wait for the next request, and all together no more than
 // a quarter of the memory. The client asks again at one half, so two of the largest

@@ -63,6 +63,7 @@ type disk struct {
 // gap is how far the search for a missing link has come.
 type gap struct {
 	deadline time.Time // zero: no gap
+	since    time.Time // when it was found
 	again    bool      // the partition's messages were asked for again
 	read     bool      // the vault was asked whether somebody else wrote the link
 }
@@ -98,6 +99,7 @@ func newDisk(s *Server, id vault.DiskID, p *part) *disk {
 func (d *disk) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	defer func() { d.weigh(-d.heldBytes) }()
 	drain := d.drain
 	for {
 		now := time.Now()
@@ -246,7 +248,8 @@ func (d *disk) settle() {
 		if v, _ := follow(d.tail, l.Change, l.Hash); v == early {
 			break
 		}
-		d.held, d.heldBytes = d.held[1:], d.heldBytes-l.size
+		d.held = d.held[1:]
+		d.weigh(-l.size)
 		d.gap = gap{}
 		d.place(l)
 	}
@@ -254,7 +257,8 @@ func (d *disk) settle() {
 	case len(d.held) == 0:
 		d.gap = gap{}
 	case d.gap.deadline.IsZero():
-		d.gap = gap{deadline: time.Now().Add(d.s.tempo.hold)}
+		now := time.Now()
+		d.gap = gap{deadline: now.Add(d.s.tempo.hold), since: now}
 	}
 }
 
@@ -322,7 +326,7 @@ func (d *disk) begin(l *link) {
 	}
 	d.add(l)
 	for len(d.held) > 0 && d.held[0].Change.Epoch < d.tail.Epoch {
-		d.heldBytes -= d.held[0].size
+		d.weigh(-d.held[0].size)
 		d.drop(d.held[0])
 		d.held = d.held[1:]
 	}

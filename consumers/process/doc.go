@@ -28,10 +28,13 @@
 // # Gaps
 //
 // Asynchronous publishers may be reordered, and a delivery to a dead client comes
-// again only after its acknowledgement wait. So a link behind a gap is held (2 s,
-// 256 links, 16 MiB). Then the partition's consumer is reset, so that everything
-// unacknowledged is delivered again in order, and the vault's head is read again,
-// in case somebody else wrote there. Only then the gap is a loss: the receipt asks
+// again only after its acknowledgement wait. So a link behind a gap is held: 2 s, and
+// for as long as requests of the partition's owner before this one may still be served,
+// 6 s; at most 256 links, 16 MiB or half of what the disk may have waiting, and half of
+// the memory for all disks together. What is nearest to the gap is kept, the rest comes
+// again later. Then the partition's consumer is reset, at most every 10 s, so that
+// everything unacknowledged is delivered again in order, and the vault's head is read
+// again, in case somebody else wrote there. Only then the gap is a loss: the receipt asks
 // for a resend, and what is left of the epoch is dropped, because the agent sends
 // it again in a new one.
 //

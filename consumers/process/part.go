@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -24,7 +26,17 @@ type part struct {
 	pulls    sync.WaitGroup // ends with pullCtx
 	loops    sync.WaitGroup // one for each disk
 	sub      *nats.Subscription
-	closing  bool // guarded by Server.mu: no disk may be started
+	closing  bool         // guarded by Server.mu: no disk may be started
+	claimed  atomic.Int64 // Unix ns: when JetStream began to refuse the requests of others; 0: nobody else asks
+}
+
+// undisturbed is when the last of the requests has ended that another server had made
+// before this one claimed the partition. Until then what is delivered again may go there.
+func (p *part) undisturbed(request time.Duration) time.Time {
+	if at := p.claimed.Load(); at != 0 {
+		return time.Unix(0, at).Add(request)
+	}
+	return time.Time{}
 }
 
 // own takes partitions that nobody else works on.

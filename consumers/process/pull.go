@@ -46,7 +46,7 @@ func (s *Server) consume(ctx context.Context, pt *part) error {
 	group := streams.AnyGroup
 	if s.share != nil {
 		group = s.share.group()
-		if cons, err = s.claim(ctx, cons, p); err != nil {
+		if cons, err = s.claim(ctx, cons, pt); err != nil {
 			return err
 		}
 	}
@@ -120,7 +120,7 @@ func (s *Server) receive(ctx context.Context, p int, cons jetstream.Consumer, gr
 			if errors.Is(err, jetstream.ErrNoHeartbeat) {
 				// The server that led this consumer was cut off. What it had sent on its way
 				// to us would come again only when its acknowledgement wait has passed.
-				s.again(ctx, p)
+				s.again(ctx, p, time.Now())
 			}
 		}
 	}
@@ -152,7 +152,8 @@ func (s *Server) consumer(ctx context.Context, pt *part) (jetstream.Consumer, er
 // claim makes partition p's consumer serve this server alone: requests that name
 // another server's group are refused from now on. Whoever lost the partition and
 // does not know it yet learns it that way.
-func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, p int) (jetstream.Consumer, error) {
+func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, pt *part) (jetstream.Consumer, error) {
+	p := pt.n
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	mine, err := s.share.mine(ctx, p)
@@ -162,7 +163,9 @@ func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, p int) (jet
 	cfg, groups := cons.CachedInfo().Config, []string{streams.AnyGroup, s.share.group()}
 	if err == nil && !slices.Equal(cfg.PriorityGroups, groups) {
 		cfg.PriorityGroups = groups
-		cons, err = s.js.UpdateConsumer(ctx, s.pool.Stream(), cfg)
+		if cons, err = s.js.UpdateConsumer(ctx, s.pool.Stream(), cfg); err == nil {
+			pt.claimed.Store(time.Now().UnixNano())
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("claim partition %d: %w", p, err)
@@ -173,15 +176,22 @@ func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, p int) (jet
 // errNotOurs means that the table gives a partition to another server, or soon will.
 var errNotOurs = errors.New("another process server owns it")
 
-// again asks for everything of partition p that is not acknowledged, unless that
-// was done a moment ago.
-func (s *Server) again(ctx context.Context, p int) {
-	now := time.Now()
-	last := s.resets[p].Load()
-	if now.Sub(time.Unix(0, last)) < s.tempo.reset || !s.resets[p].CompareAndSwap(last, now.UnixNano()) {
-		return
+// again asks for everything of partition p that is not acknowledged, unless that was done
+// since a time. If it was done shortly before, it returns when it may be done the next time.
+func (s *Server) again(ctx context.Context, p int, since time.Time) (wait time.Time) {
+	for now := time.Now(); ; {
+		was := s.resets[p].Load()
+		last := time.Unix(0, was)
+		switch {
+		case was != 0 && !last.Before(since):
+			return time.Time{}
+		case now.Sub(last) < s.tempo.reset:
+			return last.Add(s.tempo.reset)
+		case s.resets[p].CompareAndSwap(was, now.UnixNano()):
+			s.tasks.Go(func() { s.reset(ctx, p) })
+			return time.Time{}
+		}
 	}
-	s.tasks.Go(func() { s.reset(ctx, p) })
 }
 
 func (s *Server) reset(ctx context.Context, p int) {

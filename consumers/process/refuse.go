@@ -10,25 +10,48 @@ import (
 	"github.com/leeward-dr/leeward/streams/wire"
 )
 
-// hold keeps a link that came before its predecessor.
+// hold keeps a link that came before its predecessor. If there is no room, those nearest to
+// the gap are kept; the others are not acknowledged, so they come again, and by then the gap
+// is closed or lost. What is missing is asked for at once.
 func (d *disk) hold(l *link) {
-	if len(d.held) >= maxHeld || d.heldBytes+l.size > maxHeldBytes {
-		// It is not acknowledged, so it comes again; by then the gap is closed or lost.
-		// What is missing is asked for at once.
+	for d.full(l.size) {
 		if !d.gap.again && !d.gap.deadline.IsZero() {
 			d.gap.deadline = time.Now()
 		}
-		for _, t := range l.tickets {
-			d.s.answered(t.later(d.s.conn, 2*d.s.tempo.hold))
+		last := len(d.held) - 1
+		if last < 0 || less(d.held[last].at(), l.at()) {
+			d.later(l)
+			return
 		}
-		d.release(l)
-		return
+		d.weigh(-d.held[last].size)
+		d.later(d.held[last])
+		d.held = d.held[:last]
 	}
 	at, _ := slices.BinarySearchFunc(d.held, l.at(), func(h *link, p vault.Position) int {
 		return cmp.Or(cmp.Compare(h.at().Epoch, p.Epoch), cmp.Compare(h.at().Number, p.Number))
 	})
 	d.held = slices.Insert(d.held, at, l)
-	d.heldBytes += l.size
+	d.weigh(l.size)
+}
+
+// full reports whether n bytes more cannot be held.
+func (d *disk) full(n int64) bool {
+	return len(d.held) >= maxHeld || d.heldBytes+n > d.s.cfg.holdBytes() || d.s.held.Load()+n > d.s.cfg.MemoryBytes/2
+}
+
+// later has a link delivered again in a while.
+func (d *disk) later(l *link) {
+	for _, t := range l.tickets {
+		d.s.answered(t.later(d.s.conn, 2*d.s.tempo.hold))
+	}
+	d.release(l)
+}
+
+// weigh adds n to the bytes that are held behind gaps, of the disk and of all. Of all it is
+// at most half of the memory: were it filled, what is missing could not come in.
+func (d *disk) weigh(n int64) {
+	d.heldBytes += n
+	d.s.held.Add(n)
 }
 
 // giveUp declares the links before the first held one lost and asks for a resend.
@@ -42,7 +65,7 @@ func (d *disk) giveUp() {
 	for _, l := range d.held {
 		if l.Change.Epoch == d.lost {
 			n.links = append(n.links, l)
-			d.heldBytes -= l.size
+			d.weigh(-l.size)
 		} else {
 			rest = append(rest, l)
 		}
@@ -62,7 +85,8 @@ func (d *disk) letGo() {
 		}
 		d.release(l)
 	}
-	d.held, d.heldBytes, d.gap = nil, 0, gap{}
+	d.weigh(-d.heldBytes)
+	d.held, d.gap = nil, gap{}
 }
 
 // fork refuses a link that contradicts the chain.

@@ -45,6 +45,7 @@ type Server struct {
 	voice     *voice
 	taps      *taps
 	memory    *semaphore.Weighted
+	held      atomic.Int64       // bytes of links behind gaps, of all disks
 	slots     chan struct{}      // one for each commit at the same time
 	committed func(vault.DiskID) // for tests: between commit and receipt
 	resets    [streams.Partitions]atomic.Int64

@@ -127,10 +127,12 @@ func (d *disk) rejudge(head vault.Head) {
 		all = append(all, r.links...)
 	}
 	all = append(append(all, d.held...), d.waiting...)
-	d.runs, d.held, d.waiting, d.heldBytes = nil, nil, nil, 0
+	d.weigh(-d.heldBytes)
+	d.runs, d.held, d.waiting = nil, nil, nil
 	for _, l := range all {
 		d.place(l)
 	}
+	d.gap = gap{}
 	if d.tail.Position == stood {
 		d.gap = was // nothing came of it: the search goes on where it was
 	}
@@ -290,23 +292,26 @@ func (d *disk) say(ctx context.Context) {
 	})
 }
 
-// search looks for a missing link: first in the stream, then in the vault.
+// search looks for a missing link: first in the stream, then in the vault. If the
+// partition is not this server's any more, the owner may have it: what is behind it is
+// let go, to be delivered there.
 func (d *disk) search(ctx context.Context, now time.Time) {
+	alone := d.part.undisturbed(d.s.tempo.request)
 	switch {
-	case !d.gap.again:
-		d.gap.again, d.gap.deadline = true, now.Add(d.s.tempo.hold)
-		d.s.again(ctx, d.part.n)
-	case !d.gap.read:
+	case !d.gap.again && now.Before(alone):
+		d.gap.deadline = alone // sooner, it could be delivered to the one before us again
+	case d.gap.again && !d.gap.read:
 		d.gap.read, d.reload = true, true
 		d.read(ctx)
 	default:
-		d.missing(ctx)
+		d.ours(ctx)
 	}
 }
 
-// missing takes what is missing for lost if the partition is this server's. If it is not,
-// the owner may have it: what is behind it is let go, to be delivered there.
-func (d *disk) missing(ctx context.Context) {
+// ours goes on with a search that is in need of an answer to whose the partition is: it is
+// delivered again, or in the end taken for lost, only by its owner.
+func (d *disk) ours(ctx context.Context) {
+	read := d.gap.read
 	d.task(func() func() {
 		mine, err := true, error(nil)
 		if d.s.share != nil {
@@ -314,13 +319,19 @@ func (d *disk) missing(ctx context.Context) {
 		}
 		return func() {
 			switch {
-			case !d.gap.read: // it came
+			case d.gap.deadline.IsZero() || d.gap.read != read: // it came
 			case err != nil:
 				d.gap.deadline = time.Now().Add(d.s.tempo.hold)
-			case mine:
+			case !mine:
+				d.letGo()
+			case read:
 				d.giveUp()
 			default:
-				d.letGo()
+				if at := d.s.again(ctx, d.part.n, d.gap.since); !at.IsZero() {
+					d.gap.deadline = at
+					return
+				}
+				d.gap.again, d.gap.deadline = true, time.Now().Add(d.s.tempo.hold)
 			}
 		}
 	})
