@@ -244,9 +244,9 @@ func (c *common) still(ctx context.Context) error {
 		if c.frozenDisk[c.a.index(r)] {
 			return nil
 		}
-		set, err := r.take(ctx)
-		if err == nil && set.Len() > 0 {
-			err = fmt.Errorf("disk %s: %w, and it cannot be frozen: it has no part in a group's points unless it is still", r.name, errBusy)
+		err := atRest(ctx, r)
+		if errors.Is(err, errBusy) {
+			err = fmt.Errorf("%w, and it cannot be frozen: it has no part in a group's points unless it is still", err)
 		}
 		return err
 	})

@@ -81,14 +81,15 @@ func (a *Agent) holdRounds(ctx context.Context, which []int, c *cutResult) error
 }
 
 // still is an error if a disk was written to since it was caught.
-func (a *Agent) still(ctx context.Context) error {
-	return each(ctx, a.replicas, func(ctx context.Context, r *replica) error {
-		set, err := r.take(ctx)
-		if err == nil && set.Len() > 0 {
-			err = fmt.Errorf("disk %s: %w", r.name, errBusy)
-		}
-		return err
-	})
+func (a *Agent) still(ctx context.Context) error { return each(ctx, a.replicas, atRest) }
+
+// atRest is an error if r was written to since it was looked at last.
+func atRest(ctx context.Context, r *replica) error {
+	set, err := r.take(ctx)
+	if err == nil && set.Len() > 0 {
+		err = fmt.Errorf("disk %s: %w", r.name, errBusy)
+	}
+	return err
 }
 
 // holding is a disk that is being caught.
