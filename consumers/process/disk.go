@@ -64,6 +64,7 @@ type disk struct {
 type gap struct {
 	deadline time.Time // zero: no gap
 	since    time.Time // when it was found
+	hurried  bool      // more came behind it than can be held: it was not waited for
 	again    bool      // the partition's messages were asked for again
 	read     bool      // the vault was asked whether somebody else wrote the link
 }

@@ -27,7 +27,7 @@ type part struct {
 	loops    sync.WaitGroup // one for each disk
 	sub      *nats.Subscription
 	closing  bool         // guarded by Server.mu: no disk may be started
-	claimed  atomic.Int64 // Unix ns: when JetStream began to refuse the requests of others; 0: nobody else asks
+	claimed  atomic.Int64 // Unix ns: when JetStream was first seen to refuse the requests of others; 0: not claimed
 }
 
 // undisturbed is when the last of the requests has ended that another server had made

@@ -163,13 +163,13 @@ func (s *Server) claim(ctx context.Context, cons jetstream.Consumer, pt *part) (
 	cfg, groups := cons.CachedInfo().Config, []string{streams.AnyGroup, s.share.group()}
 	if err == nil && !slices.Equal(cfg.PriorityGroups, groups) {
 		cfg.PriorityGroups = groups
-		if cons, err = s.js.UpdateConsumer(ctx, s.pool.Stream(), cfg); err == nil {
-			pt.claimed.Store(time.Now().UnixNano())
-		}
+		cons, err = s.js.UpdateConsumer(ctx, s.pool.Stream(), cfg)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("claim partition %d: %w", p, err)
 	}
+	// Also if the groups were ours already: the answer to the update may have been lost.
+	pt.claimed.CompareAndSwap(0, time.Now().UnixNano())
 	return cons, nil
 }
 

@@ -15,8 +15,8 @@ import (
 // is closed or lost. What is missing is asked for at once.
 func (d *disk) hold(l *link) {
 	for d.full(l.size) {
-		if !d.gap.again && !d.gap.deadline.IsZero() {
-			d.gap.deadline = time.Now()
+		if !d.gap.hurried && !d.gap.again && !d.gap.deadline.IsZero() {
+			d.gap.hurried, d.gap.deadline = true, time.Now()
 		}
 		last := len(d.held) - 1
 		if last < 0 || less(d.held[last].at(), l.at()) {
