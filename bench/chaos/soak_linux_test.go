@@ -12,8 +12,9 @@ import (
 	"github.com/leeward-dr/leeward/bench/rig"
 )
 
-// Three minutes of small faults in CI: nothing grows and nothing is lost. Half a minute
-// elsewhere, which sees only what is lost; `make soak` takes half an hour.
+// Three minutes of small faults in CI: the appliance does not grow, no agent holds too much,
+// and nothing is lost. That an agent does not grow takes longer to see: `make soak` takes half
+// an hour. Half a minute elsewhere, which sees only what is lost.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	ci := os.Getenv("CI") == "true"
